@@ -1,0 +1,3 @@
+"""Moorage runs apps of four compute networks on one isolated, durable node."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The node's own HTTP API: parse, call, render."""

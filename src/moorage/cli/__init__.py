@@ -1,0 +1,1 @@
+"""The command line: noun-verb commands on top of the client."""

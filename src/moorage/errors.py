@@ -1,0 +1,349 @@
+"""The catalogue of what can go wrong: a class per thing, its docstring the default message.
+
+Every error carries a `code` (the class name in snake case), a `hint` that says what to do, whether a retry
+can help, the HTTP status that the API answers and the exit status of the command line.
+"""
+
+import re
+from typing import Any, ClassVar
+
+from moorage.model.jobs import ErrorInfo
+
+USAGE, NODE = 2, 3
+
+
+class MoorageError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "error"
+    hint: str | None = None
+    retryable: bool = False
+    status: ClassVar[int] = 500
+
+    def __init_subclass__(cls) -> None:
+        """Name the code after the class."""
+        cls.code = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __init__(
+        self, message: str | None = None, *, hint: str | None = None, retryable: bool | None = None, **detail: Any
+    ) -> None:
+        self.message = message or (self.__doc__ or "").strip()
+        self.hint = hint or self.hint
+        self.retryable = self.retryable if retryable is None else retryable
+        self.detail = detail
+        super().__init__(self.message)
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of a command that ends with this error: 2 for a bad request, 3 for the node's trouble."""
+        return USAGE if 400 <= self.status < 500 else NODE
+
+    @property
+    def info(self) -> ErrorInfo:
+        """The error as it is stored with a job, app or event."""
+        return ErrorInfo(code=self.code, message=self.message, hint=self.hint, retryable=self.retryable)
+
+
+# Requests
+
+
+class Invalid(MoorageError):
+    """The request is not valid."""
+
+    status = 422
+
+
+class BadUsage(MoorageError):
+    """The command was not understood."""
+
+    status = 400
+    hint = "See `moorage --help`."
+
+
+class NotFound(MoorageError):
+    """There is no such thing here."""
+
+    status = 404
+    hint = "List what there is with `moorage app list` and `moorage job list`."
+
+
+class Unauthorized(MoorageError):
+    """A token is needed."""
+
+    status = 401
+    hint = "Send `Authorization: Bearer TOKEN`; the operator makes one with `moorage token add NAME`."
+
+
+class Forbidden(MoorageError):
+    """This caller may not do that."""
+
+    status = 403
+
+
+class IdempotencyConflict(MoorageError):
+    """The same id or idempotency key was used before with a different request."""
+
+    status = 409
+    hint = "Use a new key for a new request, or repeat the first request unchanged."
+
+
+# Sources and apps
+
+
+class SourceNotFound(MoorageError):
+    """The source does not exist."""
+
+    status = 404
+    hint = "Give the path of a folder, a file or an archive."
+
+
+class SourceNotRecognized(MoorageError):
+    """No network recognises this source."""
+
+    status = 422
+    hint = "Name its network with --network, or add a moorage.toml with `network = ...`."
+
+
+class UnknownNetwork(MoorageError):
+    """No installed network has this name."""
+
+    status = 422
+
+
+class BadManifest(MoorageError):
+    """The manifest is not valid."""
+
+    status = 422
+
+
+class BadApp(MoorageError):
+    """The app's files do not make an app of its network."""
+
+    status = 422
+
+
+class FileBadPath(MoorageError):
+    """A file name is not safe."""
+
+    status = 422
+    hint = "Use relative names with `/` between parts: no `..`, no leading `/`, no backslash or control character."
+
+
+class FileDuplicate(MoorageError):
+    """Two files have the same name."""
+
+    status = 422
+    hint = "Give each file a name of its own."
+
+
+class BadArchive(MoorageError):
+    """The archive cannot be used."""
+
+    status = 422
+    hint = "Use a plain .zip, .tar or .tar.gz of regular files and directories."
+
+
+class ArchiveTooLarge(MoorageError):
+    """The archive holds more than this node takes."""
+
+    status = 413
+    hint = "Ship large data as job inputs rather than with the app."
+
+
+class IllegalTransition(MoorageError):
+    """The state cannot change that way."""
+
+    status = 409
+
+
+class AppNotEditable(MoorageError):
+    """From PUBLISHED on an app is pinned by its digest and never edited."""
+
+    status = 409
+    hint = "Add the changed files as a new app."
+
+
+class AppUnavailable(MoorageError):
+    """The app takes no jobs in its present state."""
+
+    status = 409
+
+
+class AppTampered(MoorageError):
+    """The stored files of the app do not match its digest."""
+
+    status = 409
+    hint = "Add the app again from its source; the altered copy is not run."
+
+
+class InstallFailed(MoorageError):
+    """The app's environment could not be built."""
+
+    status = 422
+    hint = "Read the build log with `moorage app show`; fix requirements.txt and add the app again."
+
+
+# Jobs
+
+
+class Infeasible(MoorageError):
+    """The job asks for more than this node will ever have."""
+
+    status = 422
+
+
+class JobFinished(MoorageError):
+    """The job has ended already."""
+
+    status = 409
+
+
+class DependencyFailed(MoorageError):
+    """A job that this one runs after did not succeed."""
+
+    hint = "See why with `moorage job why`, then retry that job and submit this one again."
+
+
+class QueueTimeout(MoorageError):
+    """The job waited in the queue longer than its queue timeout."""
+
+    retryable = True
+
+
+class TotalTimeout(MoorageError):
+    """The job took longer than its total timeout."""
+
+
+class JobTimedOut(MoorageError):
+    """The app ran longer than its execution timeout."""
+
+    hint = "Raise --timeout, or make the app faster."
+
+
+class JobCancelled(MoorageError):
+    """Job cancelled"""  # noqa: D400, D415 - the contract's own text (InfraX contract, section 5.4)
+
+
+class JobLost(MoorageError):
+    """Job lost"""  # noqa: D400, D415 - the contract's own text (InfraX contract, section 5.4)
+
+    hint = "The node stopped while the job ran; the app is not to blame. Retry it with `moorage job retry`."
+    retryable = True
+
+
+class JobCrashed(MoorageError):
+    """The app failed."""
+
+    hint = "Read what it said with `moorage job logs`."
+
+
+class OutOfMemory(MoorageError):
+    """The app used more memory than its limit."""
+
+    hint = "Raise --memory, or make the app use less."
+
+
+class DiskLimit(MoorageError):
+    """The app wrote more into its work directory than its limit."""
+
+    hint = "Raise --disk, or remove intermediate files while it runs."
+
+
+class OutputsTooLarge(MoorageError):
+    """The app left more in output/ than its limit."""
+
+    hint = "Write fewer or smaller files, or raise the output limits."
+
+
+class InputUnavailable(MoorageError):
+    """An input file is not in the store."""
+
+    status = 422
+    hint = "Upload the file first; its digest is the sha256 of its bytes."
+
+
+class LeaseLost(MoorageError):
+    """The attempt no longer holds the lease of its job: its result is refused."""
+
+    status = 409
+
+
+# The node and its machine
+
+
+class BlobMismatch(MoorageError):
+    """The bytes do not have the digest that was announced."""
+
+    status = 422
+    retryable = True
+
+
+class DiskFull(MoorageError):
+    """No space is left on the node's disk."""
+
+    status = 507
+    hint = "Free space in the data directory's file system, then retry."
+    retryable = True
+
+
+class DataDirectoryBusy(MoorageError):
+    """Another node holds this data directory."""
+
+    status = 503
+    hint = "Stop it, or give this one another directory with --data-dir."
+
+
+class DatabaseTooNew(MoorageError):
+    """The database was written by a newer version of Moorage."""
+
+    status = 503
+    hint = "Upgrade Moorage, or use another --data-dir."
+
+
+class StoreUnavailable(MoorageError):
+    """The store cannot be used."""
+
+    status = 503
+
+
+class SandboxUnavailable(MoorageError):
+    """This machine cannot make the sandbox that the job asks for."""
+
+    status = 503
+    hint = "Run `moorage doctor`; it says what is missing and how to mend it."
+
+
+class UnknownIsolation(MoorageError):
+    """No sandbox has this name."""
+
+    status = 422
+    hint = "Use `bubblewrap`, or `host` for no isolation."
+
+
+class PythonNotFound(MoorageError):
+    """The Python version that the app needs is not on this machine."""
+
+    status = 503
+    hint = "Install it (Debian: apt install python3.11 python3.11-venv), or run `uv python install 3.11`."
+
+
+class NodeUnreachable(MoorageError):
+    """No node answers there."""
+
+    status = 503
+    hint = "Start one with `moorage serve`, or unset MOORAGE_URL to run without a server."
+    retryable = True
+
+
+class NodeStopping(MoorageError):
+    """The node is stopping and takes no new work."""
+
+    status = 503
+    retryable = True
+
+
+class TokenRequired(MoorageError):
+    """A node that listens beyond loopback needs a token."""
+
+    status = 400
+    hint = "Make one with `moorage token add NAME`, or listen on 127.0.0.1."

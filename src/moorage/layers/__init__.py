@@ -1,0 +1,1 @@
+"""Read-only directories made once and named by what went into them."""

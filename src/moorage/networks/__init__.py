@@ -1,0 +1,1 @@
+"""Translators between the contracts of compute networks and the node."""

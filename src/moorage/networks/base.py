@@ -1,0 +1,214 @@
+"""The one seam that matters: a network translates between its contract and the node's nouns.
+
+Networks are found through the entry-point group `moorage.networks`; the rest of the node never names one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from moorage.blobs.base import Blobs
+from moorage.errors import SourceNotRecognized, UnknownNetwork
+from moorage.model.apps import App
+from moorage.model.callers import Caller
+from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
+from moorage.model.states import AppState
+from moorage.sandbox.base import OutputSink, Process, ProcessSpec
+from moorage.sandbox.supervise import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonEnvironment:
+    """Python and packages that an app runs with; the node makes a layer of it, in the role `python`."""
+
+    version: str = "3.11"
+    requirements: str | None = None
+    """Path of the requirements file within the app; None for the bare environment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a network read from a source."""
+
+    network: str
+    name: str
+    python: PythonEnvironment | None = None
+    data: Mapping[str, JSON] = field(default_factory=dict)
+    """The network's own facts; stored with the app and given back to `run`."""
+    ignore: tuple[str, ...] = ()
+    """Names of top-level entries that are no part of the app."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """A long-running process that answers on a Unix socket, shared by the jobs that name the same `key`."""
+
+    key: str
+    process: ProcessSpec
+    socket: Path
+    """Where the process listens, as a path of this machine (below one of its writable mounts)."""
+    isolation: str | None = None
+    ready_within: float = 60.0
+    idle_after: float = 60.0
+    """Seconds without a lease after which it is stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a service answers."""
+
+    socket: Path
+
+
+class Services(Protocol):
+    """Long-running instances of apps."""
+
+    def acquire(self, spec: ServiceSpec) -> AbstractAsyncContextManager[Endpoint]:
+        """Hold a ready service for as long as the context lasts, starting it if need be."""
+
+
+class Children(Protocol):
+    """Jobs that a job starts."""
+
+    async def submit(self, spec: JobSpec) -> Job:
+        """Accept a child job of the running job."""
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait until a child job has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Everything that a network may touch while it drives one attempt."""
+
+    job: Job
+    app: App
+    attempt: Attempt
+    workspace: Path
+    """A private directory, made fresh and removed after collection."""
+    layers: Mapping[str, Path]
+    """Role to directory: `app` holds the app's files, `python` its environment."""
+    inputs: tuple[FileRef, ...]
+    """The job's own inputs and those that it takes from jobs it runs after."""
+    blobs: Blobs
+    services: Services
+    children: Children
+    start: Callable[[ProcessSpec], Awaitable[Process]]
+    """Start a process in the job's sandbox; its streams go to the job's logs."""
+    supervise: Callable[[Process], Awaitable[Outcome]]
+    """Wait for a process under the job's execution timeout, disk limit and cancellation."""
+    collect: Callable[[Path], Awaitable[tuple[FileRef, ...]]]
+    """Store what an output directory holds, within the job's output limits, and warn of what was skipped."""
+    emit: Callable[..., None]
+    """`emit(topic, message, **data)` appends an event to the job's history."""
+    started: Callable[[], None]
+    """Tell that the app's own process has started: the attempt is `running`."""
+    collecting: Callable[[], None]
+    """Tell that the app is done and its outputs are being stored."""
+    log: OutputSink
+    """Write to the job's logs in the app's place."""
+    cancelled: asyncio.Event
+    deadline: float | None
+    """End of the execution timeout on the event loop's clock, once the process has started."""
+
+
+class Port(Protocol):
+    """The running node as a network's own surface sees it."""
+
+    config: Mapping[str, JSON]
+    """The node's configuration table that bears the network's name."""
+
+    async def add_app(
+        self, source: Path, *, caller: Caller, network: str, name: str | None = None, meta: Mapping[str, JSON]
+    ) -> App:
+        """Keep the files below `source` (a directory, moved or copied) as an app and begin to install it."""
+
+    async def settled_app(self, app_id: str) -> App:
+        """Wait until an app is installed or has failed to be."""
+
+    async def change_app(self, app_id: str, state: AppState, *, caller: Caller, message: str) -> App:
+        """Move an app to another state."""
+
+    async def submit(self, spec: JobSpec, *, caller: Caller, job_id: str | None = None) -> Job:
+        """Accept a job."""
+
+    async def finished_job(self, job_id: str) -> Job:
+        """Wait until a job has ended."""
+
+    async def job_attempts(self, job_id: str) -> list[Attempt]:
+        """Read the attempts of a job."""
+
+    async def job_outputs(self, job_id: str) -> list[FileRef]:
+        """Read what a job left."""
+
+    def watch(self, subject: str) -> Any:
+        """Iterate over the events of a job or app as they come (`async for event in ...`), from the first on."""
+
+    @property
+    def blobs(self) -> Blobs:
+        """The node's blobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surface:
+    """What a network adds to the node so that its existing clients work."""
+
+    routers: tuple[Any, ...] = ()
+    """FastAPI routers, mounted at the root of the node's port."""
+    tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
+    """Background work for as long as the node runs."""
+
+
+class Network(Protocol):
+    """Translator between one network's contract and the node."""
+
+    name: str
+
+    def recognizes(self, source: Path) -> bool:
+        """Tell whether a directory or file is an app of this network."""
+
+    def load(self, source: Path) -> Manifest:
+        """Read and validate an unpacked source.
+
+        Raises BadApp or BadManifest naming the file, the field and the fix.
+        """
+
+    def accept(self, app: App, spec: JobSpec) -> JobSpec:
+        """Validate a job's parameters against the app and fill in what the contract says; pure and quick.
+
+        Raises Invalid (or a subclass) with the code of the contract.
+        """
+
+    def parse_settings(self, settings: Mapping[str, str]) -> Mapping[str, JSON]:
+        """Turn `--set KEY=VALUE` pairs into job parameters."""
+
+    async def run(self, ctx: Context) -> Result:
+        """Drive one attempt to its end; whatever the app does is a Result, an exception is the node's fault."""
+
+    def surface(self, port: Port) -> Surface | None:
+        """Give the network's own routes and background work, if its configuration asks for them."""
+
+
+def installed_networks() -> dict[str, Network]:
+    """Find the networks of this installation by their entry points."""
+    return {point.name: point.load()() for point in sorted(entry_points(group="moorage.networks"))}
+
+
+def choose(networks: Mapping[str, Network], source: Path, name: str | None) -> Network:
+    """Take the named network, or the one that recognises the source.
+
+    Raises UnknownNetwork, SourceNotRecognized.
+    """
+    if name is not None:
+        if name not in networks:
+            raise UnknownNetwork(f"No network is called {name!r}.", hint=f"Use one of: {', '.join(networks)}.")
+        return networks[name]
+    for network in networks.values():
+        if network.recognizes(source):
+            return network
+    raise SourceNotRecognized(f"No network recognises {source.name}.")

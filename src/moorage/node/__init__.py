@@ -1,0 +1,1 @@
+"""The running node: what turns accepted jobs into results."""

@@ -1,0 +1,1 @@
+"""What keeps a process apart from the machine and from other processes."""

@@ -1,0 +1,124 @@
+"""The seam to whatever keeps a process apart: what it can see, reach and use up."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from moorage.model.limits import Limits
+
+SANDBOX_UID = 60_999
+"""User and group that isolated processes have on a node that runs as root; no distribution or systemd range has it."""
+
+Stream = Literal["stdout", "stderr"]
+OutputSink = Callable[[Stream, bytes], None]
+"""Called in the event loop with each chunk as the process writes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOnly:
+    """A directory or file of this machine, seen at `target` and not writable."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writable:
+    """A directory of this machine, seen at `target` and writable."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """One writable tree at `target`, made of read-only `lower` trees (first wins) and a private `upper`.
+
+    Where overlayfs is not to be had, the lower trees are copied into `upper` before the process starts.
+    `work` is an empty directory on the file system of `upper`.
+    Whatever the process leaves in directories that no lower tree has is found in `upper` afterwards.
+    """
+
+    lower: tuple[Path, ...]
+    upper: Path
+    work: Path
+    target: str
+
+
+Mount = ReadOnly | Writable | Overlay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """A process to run in a sandbox. Paths in `argv`, `cwd` and `env` are the sandbox's own."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str]
+    """The whole environment: nothing is inherited."""
+    mounts: tuple[Mount, ...] = ()
+    stdin: bytes = b""
+    """The whole of standard input, ready before the start and followed by end of file."""
+    limits: Limits = field(default_factory=Limits)
+    network: Literal["none", "host"] = "none"
+    """`host` is for building layers only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended; seconds and bytes, None where this machine cannot tell."""
+
+    status: int
+    """Exit code, or minus the number of the signal that ended it."""
+    wall: float
+    cpu: float | None = None
+    peak_memory: int | None = None
+    out_of_memory: bool = False
+    """Whether the kernel killed one of its processes for the memory limit."""
+
+
+class Process(Protocol):
+    """A started process together with everything it starts."""
+
+    async def wait(self) -> Exit:
+        """Wait until the first process has ended; what it left behind is killed, its streams are drained (≤ 1 s)."""
+
+    def terminate(self) -> None:
+        """Ask every process of it to end (SIGTERM)."""
+
+    def kill(self) -> None:
+        """End every process of it at once (SIGKILL)."""
+
+
+class Sandbox(Protocol):
+    """One kind of isolation on this machine."""
+
+    name: str
+
+    async def start(self, spec: ProcessSpec, *, name: str, output: OutputSink) -> Process:
+        """Start a process.
+
+        `name` is unique on the node (an attempt id) and names the cgroup, by which recovery finds leftovers.
+        Raises SandboxUnavailable when this machine cannot make the sandbox.
+        """
+
+    async def reap(self) -> int:
+        """Kill everything that an earlier node on this data directory left running; return how many processes."""
+
+    async def close(self) -> None:
+        """Kill what still runs and give back cgroups and helper processes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line of `moorage doctor`: what this machine can or cannot enforce."""
+
+    name: str
+    """Short and stable, such as `cgroup.memory`."""
+    ok: bool
+    required: bool
+    """Whether jobs cannot run isolated without it."""
+    message: str
+    fix: str | None = None
+    """The exact command or setting that mends it."""

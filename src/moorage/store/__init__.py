@@ -1,0 +1,1 @@
+"""The durable truth: apps, jobs, attempts, events and tokens."""
