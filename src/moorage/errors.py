@@ -262,6 +262,13 @@ class InputUnavailable(MoorageError):
     hint = "Upload the file first; its digest is the sha256 of its bytes."
 
 
+class InternalError(MoorageError):
+    """The node itself failed."""
+
+    hint = "This is a defect of Moorage: please report it with the node's log."
+    retryable = True
+
+
 class LeaseLost(MoorageError):
     """The attempt no longer holds the lease of its job: its result is refused."""
 

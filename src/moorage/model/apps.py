@@ -28,6 +28,8 @@ class App:
     """What its author says of it; InfraX: `kwargs` holds defaults."""
     layers: Mapping[str, str] = field(default_factory=dict)
     """Layers that its installation made: role (such as `python`) to layer name."""
+    deploy: bool = True
+    """Whether the node installs it and moves it to TESTING by itself."""
     published: bool = False
     """Whether it was ever published."""
     created_at: float = 0.0

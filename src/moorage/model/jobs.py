@@ -106,6 +106,8 @@ class Job:
     network: str
     app_digest: str
     """Digest of the app's files at submission: exactly these run."""
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """The app's layers at submission: role to layer name."""
     spec: JobSpec
     state: JobState = JobState.QUEUED
     created_at: float = 0.0
