@@ -269,6 +269,36 @@ class InternalError(MoorageError):
     retryable = True
 
 
+class KwargBadKey(Invalid):
+    """The name of a keyword argument cannot be passed on."""
+
+    hint = "Use 1 to 256 characters: no leading `-`, no `=`, no blank and no control character."
+
+
+class KwargInvalidText(Invalid):
+    """A keyword argument holds something that cannot be passed on."""
+
+    hint = "Remove NUL characters, lone surrogates, NaN and infinities, or upload the value as an input file."
+
+
+class KwargTooLong(Invalid):
+    """A keyword argument is longer than 1024 characters."""
+
+    hint = "Upload the value as an input file; the app finds it in input/."
+
+
+class KwargsBadType(Invalid):
+    """The arguments have the wrong type."""
+
+    hint = "`kwargs` is a JSON object and `args` a JSON list."
+
+
+class KwargsTooLarge(Invalid):
+    """There are more arguments than an app can be handed."""
+
+    hint = "Upload large values as input files; the app finds them in input/."
+
+
 class LeaseLost(MoorageError):
     """The attempt no longer holds the lease of its job: its result is refused."""
 
