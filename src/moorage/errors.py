@@ -80,6 +80,53 @@ class Forbidden(MoorageError):
     status = 403
 
 
+class ForeignHost(MoorageError):
+    """The request names a host that this node is not."""
+
+    status = 421
+    hint = "Reach it as 127.0.0.1 or localhost, or send a token."
+
+
+class ForeignOrigin(MoorageError):
+    """A page of another origin may not change anything here."""
+
+    status = 403
+    hint = "Send a token, or make the request from a program rather than from a web page."
+
+
+class Malformed(MoorageError):
+    """The request body is not valid JSON."""
+
+    status = 400
+
+
+class MethodNotAllowed(MoorageError):
+    """This path does not take that method."""
+
+    status = 405
+    hint = "See /openapi.json for what it takes."
+
+
+class PayloadTooLarge(MoorageError):
+    """The request body is too large."""
+
+    status = 413
+    hint = "Upload large values with POST /v1/blobs and name them by digest."
+
+
+class RangeNotSatisfiable(MoorageError):
+    """The file is shorter than the range that was asked for."""
+
+    status = 416
+
+
+class UnsupportedMediaType(MoorageError):
+    """The request body is not JSON."""
+
+    status = 415
+    hint = "Send `Content-Type: application/json`."
+
+
 class IdempotencyConflict(MoorageError):
     """The same id or idempotency key was used before with a different request."""
 
@@ -343,6 +390,14 @@ class StoreUnavailable(MoorageError):
     status = 503
 
 
+class ServiceUnavailable(MoorageError):
+    """A service that the job needs does not answer."""
+
+    status = 503
+    hint = "See what it said with `GET /v1/services`."
+    retryable = True
+
+
 class SandboxUnavailable(MoorageError):
     """This machine cannot make the sandbox that the job asks for."""
 
@@ -384,3 +439,15 @@ class TokenRequired(MoorageError):
 
     status = 400
     hint = "Make one with `moorage token add NAME`, or listen on 127.0.0.1."
+
+
+def error_for(code: str, status: int) -> type[MoorageError]:
+    """Find the class of a code that a node has answered; codes unknown here get a class of their own."""
+    pending = list(MoorageError.__subclasses__())
+    while pending:
+        found = pending.pop()
+        if found.code == code:
+            return found
+        pending += found.__subclasses__()
+    name = "".join(part.capitalize() for part in code.split("_"))
+    return type(name, (MoorageError,), {"__doc__": "The node answered with an error.", "status": status})
