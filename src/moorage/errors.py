@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from moorage.model.jobs import ErrorInfo
 
-USAGE, NODE = 2, 3
+APP, USAGE, NODE = 1, 2, 3
+"""Exit status of a command: the app failed, the request was bad, the node had trouble."""
 
 
 class MoorageError(Exception):
@@ -19,6 +20,8 @@ class MoorageError(Exception):
     hint: str | None = None
     retryable: bool = False
     status: ClassVar[int] = 500
+    blames_app: ClassVar[bool] = False
+    """Whether a job that ends with it failed by its app's own doing."""
 
     def __init_subclass__(cls) -> None:
         """Name the code after the class."""
@@ -35,7 +38,9 @@ class MoorageError(Exception):
 
     @property
     def exit_status(self) -> int:
-        """Exit status of a command that ends with this error: 2 for a bad request, 3 for the node's trouble."""
+        """Exit status of a command that ends with this error: 1 the app failed, 2 a bad request, 3 the node's trouble."""
+        if self.blames_app:
+            return APP
         return USAGE if 400 <= self.status < 500 else NODE
 
     @property
@@ -260,10 +265,13 @@ class QueueTimeout(MoorageError):
 class TotalTimeout(MoorageError):
     """The job took longer than its total timeout."""
 
+    blames_app = True
+
 
 class JobTimedOut(MoorageError):
     """The app ran longer than its execution timeout."""
 
+    blames_app = True
     hint = "Raise --timeout, or make the app faster."
 
 
@@ -281,24 +289,28 @@ class JobLost(MoorageError):
 class JobCrashed(MoorageError):
     """The app failed."""
 
+    blames_app = True
     hint = "Read what it said with `moorage job logs`."
 
 
 class OutOfMemory(MoorageError):
     """The app used more memory than its limit."""
 
+    blames_app = True
     hint = "Raise --memory, or make the app use less."
 
 
 class DiskLimit(MoorageError):
     """The app wrote more into its work directory than its limit."""
 
+    blames_app = True
     hint = "Raise --disk, or remove intermediate files while it runs."
 
 
 class OutputsTooLarge(MoorageError):
     """The app left more in output/ than its limit."""
 
+    blames_app = True
     hint = "Write fewer or smaller files, or raise the output limits."
 
 
