@@ -38,7 +38,7 @@ class MoorageError(Exception):
 
     @property
     def exit_status(self) -> int:
-        """Exit status of a command that ends with this error: 1 the app failed, 2 a bad request, 3 the node's trouble."""
+        """Exit status of a command that ends so: 1 the app failed, 2 a bad request, 3 the node had trouble."""
         if self.blames_app:
             return APP
         return USAGE if 400 <= self.status < 500 else NODE
