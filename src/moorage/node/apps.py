@@ -1,0 +1,281 @@
+"""The life of apps: intake, installation, edits, changes of state, and the promise that stored files are unaltered."""
+
+import asyncio
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from moorage.errors import AppNotEditable, AppTampered, AppUnavailable, Forbidden, InternalError, MoorageError, NotFound
+from moorage.layers.python import PythonEnvironments
+from moorage.layers.trees import Tree, Trees
+from moorage.model.apps import App
+from moorage.model.callers import Caller
+from moorage.model.events import Event
+from moorage.model.ids import new_id
+from moorage.model.jobs import JSON, Job
+from moorage.model.states import APP_TRANSITIONS, EDITABLE, RUNNABLE, AppState, may_follow
+from moorage.networks.base import Manifest, Network, PythonEnvironment, choose
+from moorage.store.base import AppFilter, Page, Store
+
+log = structlog.get_logger(__name__)
+
+OPERATOR_MAY = frozenset({AppState.HIDDEN, AppState.ERROR, AppState.REMOVED})
+"""States to which an operator, too, may move somebody's app (InfraX contract, section 1.3)."""
+
+
+class Apps:
+    """Keeps apps and installs them, one background task each."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        networks: Mapping[str, Network],
+        trees: Trees,
+        pythons: PythonEnvironments,
+        hidden_accepts_jobs: bool,
+    ) -> None:
+        self._store, self._networks, self._trees, self._pythons = store, networks, trees, pythons
+        self._hidden_accepts_jobs = hidden_accepts_jobs
+        self._installing: dict[str, asyncio.Task[None]] = {}
+        self._fingerprints: dict[str, int] = {}
+
+    async def add(
+        self,
+        source: Path,
+        *,
+        caller: Caller,
+        network: str | None,
+        name: str | None,
+        meta: Mapping[str, JSON],
+        deploy: bool,
+    ) -> App:
+        """Take over an unpacked source as a new app, and install it in the background if `deploy`."""
+        manifest, tree = await self._take(source, network)
+        app = App(
+            id=new_id("app"),
+            network=manifest.network,
+            name=name or manifest.name,
+            owner=caller.name,
+            state=AppState.CREATED,
+            meta=meta,
+            deploy=deploy,
+            **_content(manifest, tree),
+        )
+        app = await self._store.add_app(app, message=f"{app.name} was added: {tree.files} files, {tree.size} bytes.")
+        await self._warn(app.id, manifest)
+        if deploy:
+            self._begin(app)
+        return app
+
+    async def edit(
+        self, app_id: str, *, caller: Caller, source: Path | None, name: str | None, meta: Mapping[str, JSON] | None
+    ) -> App:
+        """Change an app that is not published yet; with new files, only once their environment is built.
+
+        Raises AppNotEditable, InstallFailed (nothing is changed then).
+        """
+        app = await self.get(app_id, caller=caller)
+        _own(app, caller)
+        if app.state not in EDITABLE:
+            raise AppNotEditable(f"App {app.name} is {app.state}: it cannot be edited any more.")
+        changes: dict[str, Any] = {
+            key: value for key, value in {"name": name, "meta": meta}.items() if value is not None
+        }
+        if source is not None:
+            changes |= await self._replace(app, source)
+        return await self._store.edit_app(app_id, message="The app was edited.", **changes)
+
+    async def change(self, app_id: str, state: AppState, *, caller: Caller, message: str | None = None) -> App:
+        """Move an app to another state; CREATED → TESTING installs it first (in the background).
+
+        Raises Forbidden, IllegalTransition.
+        """
+        app = await self.get(app_id, caller=caller)
+        if not (caller.operator and state in OPERATOR_MAY):
+            _own(app, caller)
+        if app.state is AppState.CREATED and state is AppState.TESTING:
+            self._begin(app)
+            return app
+        return await self._store.transition_app(app_id, state, message=message or f"{caller.name} made it {state}.")
+
+    async def get(self, app_id: str, *, caller: Caller) -> App:
+        """Read an app that the caller may see; never-published ones are there only for author and operator."""
+        app = await self._store.get_app(app_id)
+        if not (app.published or caller.operator or app.owner == caller.name):
+            raise NotFound(f"There is no app {app_id}.")
+        return app
+
+    async def list(self, where: AppFilter, page: Page, *, caller: Caller) -> list[App]:
+        """Read the apps that the caller may see."""
+        if not caller.operator:
+            where = dataclasses.replace(where, visible_to=caller.name)
+        return await self._store.list_apps(where, page)
+
+    def admit(self, app: App, caller: Caller) -> None:
+        """Refuse a job of an app whose state, or whose author, does not allow it (InfraX contract, section 1.3)."""
+        visible = app.published or caller.operator or app.owner == caller.name
+        if not visible:
+            raise NotFound(f"There is no app {app.id}.")
+        if app.state is AppState.HIDDEN and self._hidden_accepts_jobs:
+            return
+        if app.state not in RUNNABLE:
+            raise AppUnavailable(f"App {app.name} is {app.state}: it takes no jobs.", hint=_way_on(app))
+        if app.state is AppState.TESTING and app.owner != caller.name:
+            raise Forbidden(f"App {app.name} is TESTING: only its author {app.owner} may run it.")
+
+    async def pinned(self, job: Job) -> App:
+        """Give the app with exactly the files that the job was accepted for.
+
+        Raises AppTampered, and moves the app to ERROR, if the stored files are gone or altered.
+        """
+        app = await self._store.get_app(job.spec.app_id)
+        tree = Trees.name(job.app_digest)
+        if not await self._intact(tree):
+            error = AppTampered(f"The stored files of app {app.name} do not match digest {job.app_digest[:12]}.")
+            if app.digest == job.app_digest and may_follow(APP_TRANSITIONS, app.state, AppState.ERROR):
+                await self._store.transition_app(app.id, AppState.ERROR, message=error.message, error=error.info)
+            raise error
+        if app.digest == job.app_digest:
+            return dataclasses.replace(app, layers=job.layers)
+        manifest = self._networks[app.network].load(self._trees.path(tree))
+        return dataclasses.replace(app, digest=job.app_digest, layers=job.layers, manifest=dict(manifest.data))
+
+    def layer_paths(self, job: Job) -> dict[str, Path]:
+        """Give the directories of the layers that a job runs with, by role."""
+        paths = {"app": self._trees.path(Trees.name(job.app_digest))}
+        return paths | {role: self._pythons.path(name) for role, name in job.layers.items()}
+
+    async def resume(self) -> None:
+        """Go on with installations that an earlier node did not finish."""
+        before: str | None = None
+        while apps := await self._store.list_apps(AppFilter(state=AppState.CREATED), Page(limit=100, before=before)):
+            before = apps[-1].id
+            for app in apps:
+                if app.deploy:
+                    self._begin(app)
+
+    async def close(self) -> None:
+        """Stop installing; the next start goes on with it."""
+        for task in self._installing.values():
+            task.cancel()
+        await asyncio.gather(*self._installing.values(), return_exceptions=True)
+
+    async def _take(self, source: Path, network: str | None) -> tuple[Manifest, Tree]:
+        manifest = await asyncio.to_thread(self._load, source, network)
+        try:
+            return manifest, await self._trees.add(source, manifest.ignore)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, source, ignore_errors=True)
+
+    def _load(self, source: Path, network: str | None) -> Manifest:
+        try:
+            return choose(self._networks, source, network).load(source)
+        except MoorageError:
+            shutil.rmtree(source, ignore_errors=True)
+            raise
+
+    async def _replace(self, app: App, source: Path) -> dict[str, Any]:
+        manifest, tree = await self._take(source, app.network)
+        layers = app.layers
+        if app.state is AppState.TESTING:
+            layers = await self._build(app.id, manifest.python, tree.name, tree.digest)
+        await self._warn(app.id, manifest)
+        return {**_content(manifest, tree), "layers": layers}
+
+    def _begin(self, app: App) -> None:
+        if app.id not in self._installing:
+            self._installing[app.id] = asyncio.ensure_future(self._install(app))
+
+    async def _install(self, app: App) -> None:
+        try:
+            manifest = await asyncio.to_thread(
+                self._networks[app.network].load, self._trees.path(Trees.name(app.digest))
+            )
+            layers = await self._build(app.id, manifest.python, Trees.name(app.digest), app.digest)
+            await self._store.transition_app(app.id, AppState.TESTING, message="It is installed.", layers=layers)
+        except MoorageError as error:
+            await self._give_up(app, error)
+        except Exception:
+            log.exception("installation failed inside the node", app=app.id)
+            await self._give_up(app, InternalError("The node failed while it installed the app."))
+        finally:
+            del self._installing[app.id]
+
+    async def _give_up(self, app: App, error: MoorageError) -> None:
+        current = await self._store.get_app(app.id)
+        if current.state is AppState.CREATED:
+            await self._store.transition_app(app.id, AppState.ERROR, message=error.message, error=error.info)
+
+    async def _build(self, app_id: str, python: PythonEnvironment | None, tree: str, digest: str) -> dict[str, str]:
+        if python is None:
+            return {}
+        writes: list[asyncio.Future[None]] = []
+
+        def progress(line: str) -> None:
+            event = Event(subject=app_id, topic="layer.progress", message=line)
+            writes.append(asyncio.ensure_future(self._store.append(event)))
+
+        try:
+            name = await self._pythons.ensure(
+                version=python.version,
+                requirements=python.requirements,
+                tree=self._trees.path(tree),
+                tree_digest=digest,
+                progress=progress,
+            )
+        finally:
+            await asyncio.gather(*writes)
+        return {"python": name}
+
+    async def _warn(self, app_id: str, manifest: Manifest) -> None:
+        for warning in manifest.warnings:
+            await self._store.append(Event(subject=app_id, topic="app.warning", message=warning))
+
+    async def _intact(self, tree: str) -> bool:
+        """Verify a tree by its digest when this node first sees it, and whenever its files were touched since."""
+        fingerprint = await asyncio.to_thread(_fingerprint, self._trees.path(tree))
+        if fingerprint is not None and self._fingerprints.get(tree) == fingerprint:
+            return True
+        intact = fingerprint is not None and await self._trees.verify(tree)
+        if intact and fingerprint is not None:
+            self._fingerprints[tree] = fingerprint
+        return intact
+
+
+def _content(manifest: Manifest, tree: Tree) -> dict[str, Any]:
+    return {"digest": tree.digest, "size": tree.size, "files": tree.files, "manifest": dict(manifest.data)}
+
+
+def _own(app: App, caller: Caller) -> None:
+    if app.owner != caller.name:
+        raise Forbidden(f"App {app.name} belongs to {app.owner}.")
+
+
+def _way_on(app: App) -> str:
+    return {
+        AppState.CREATED: "Wait until it is installed: `moorage app show` tells.",
+        AppState.HIDDEN: "Its author can bring it back with `moorage app unhide`.",
+        AppState.ERROR: "See why with `moorage app show`, then add it again.",
+    }.get(app.state, "Add it again.")
+
+
+def _fingerprint(tree: Path) -> int | None:
+    """Sum up what changes whenever a file is touched; None if the tree is not there.
+
+    The inode's change time cannot be set by anybody, so an altered file shows without being read.
+    """
+    facts: list[tuple[str, int, int, int]] = []
+    try:
+        for directory, _, names in os.walk(tree):
+            for name in names:
+                status = os.lstat(os.path.join(directory, name))  # noqa: PTH118 - once per job: speed counts
+                facts.append((name, status.st_ino, status.st_size, status.st_ctime_ns))
+    except OSError:
+        return None
+    return hash(tuple(sorted(facts))) if facts else None

@@ -1,0 +1,368 @@
+"""The running node: puts the rooms of the house together, and is what the API and the networks' surfaces call."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from moorage import __version__
+from moorage.blobs.local import LocalBlobs
+from moorage.engine.base import Place
+from moorage.engine.local import LocalEngine
+from moorage.errors import Infeasible, Invalid, NodeStopping, NotFound, UnknownIsolation
+from moorage.layers.python import PythonEnvironments
+from moorage.layers.trees import Trees
+from moorage.model.apps import App
+from moorage.model.callers import Caller
+from moorage.model.ids import JOB_ID, new_id
+from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec
+from moorage.model.states import AppState, JobState
+from moorage.networks.base import Children, Network, Surface, installed_networks
+from moorage.node.apps import Apps
+from moorage.node.config import NodeConfig
+from moorage.node.directory import DataDirectory
+from moorage.node.explain import Explanation, explain
+from moorage.node.feed import Feed
+from moorage.node.logs import CHUNK
+from moorage.node.port import NetworkPort
+from moorage.node.recovery import recover
+from moorage.node.runner import Runner
+from moorage.node.scheduler import Scheduler
+from moorage.node.services import LocalServices
+from moorage.sandbox.base import SANDBOX_UID, Check, Sandbox, Stream
+from moorage.sandbox.probe import probe
+from moorage.store.base import AppFilter, JobFilter, Page, Store
+from moorage.store.sqlite import SqliteStore
+
+_ENDS = frozenset(f"job.{state}" for state in JobState if state.terminal)
+
+STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """What a node tells of itself."""
+
+    version: str
+    started_at: float
+    data_dir: str
+    isolation: str
+    networks: tuple[str, ...]
+    places: tuple[Place, ...]
+    jobs: Mapping[JobState, int]
+
+
+class Node:
+    """One node on one data directory; made by `Node.open`.
+
+    Every call takes the caller explicitly and raises classes of `moorage.errors`.
+    """
+
+    def __init__(
+        self, config: NodeConfig, *, store: Store, sandboxes: dict[str, Sandbox], networks: dict[str, Network]
+    ) -> None:
+        self.config, self.store, self.networks = config, store, networks
+        self.directory = DataDirectory(config.data_dir)
+        self.started_at = time.time()
+        self.feed = Feed(store)
+        owner = SANDBOX_UID if os.geteuid() == 0 else None
+        self.blobs = LocalBlobs(self.directory.blobs, owner=owner)
+        self.services = LocalServices(sandboxes, config.isolation)
+        self.apps = Apps(
+            store=store,
+            networks=networks,
+            trees=Trees(self.directory.layers, owner=owner),
+            pythons=PythonEnvironments(self.directory.layers, sandboxes["bubblewrap"]),
+            hidden_accepts_jobs=config.hidden_accepts_jobs,
+        )
+        self._sandboxes = sandboxes
+        self._runner = Runner(
+            store=store,
+            blobs=self.blobs,
+            apps=self.apps,
+            sandboxes=sandboxes,
+            networks=networks,
+            services=self.services,
+            children=self._children,
+            isolation=config.isolation,
+            work=self.directory.work,
+        )
+        self._engine = LocalEngine(cpus=config.cpus, memory=config.memory, on_release=lambda: self._scheduler.wake())
+        self._scheduler = Scheduler(store=store, engine=self._engine, run=self._runner.run)
+        self.surfaces: tuple[Surface, ...] = ()
+        self._stopping = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, config: NodeConfig) -> AsyncIterator["Node"]:
+        """Run a node for as long as the context lasts.
+
+        Raises DataDirectoryBusy, DatabaseTooNew, StoreUnavailable, UnknownIsolation.
+        """
+        directory = DataDirectory(config.data_dir)
+        directory.make()
+        with directory.hold():
+            async with contextlib.AsyncExitStack() as stack:
+                store = await SqliteStore.open(directory.database)
+                stack.push_async_callback(store.close)
+                sandboxes = await stack.enter_async_context(open_sandboxes(directory.root))
+                if config.isolation not in sandboxes:
+                    raise UnknownIsolation(f"There is no sandbox called {config.isolation!r}.")
+                node = cls(config, store=store, sandboxes=sandboxes, networks=installed_networks())
+                await stack.enter_async_context(node._running())
+                yield node
+
+    # apps
+
+    async def add_app(
+        self,
+        source: Path,
+        *,
+        caller: Caller,
+        network: str | None = None,
+        name: str | None = None,
+        meta: Mapping[str, JSON] | None = None,
+        deploy: bool = True,
+    ) -> App:
+        """Take over an unpacked source directory as a new app, and install it in the background if `deploy`."""
+        return await self.apps.add(source, caller=caller, network=network, name=name, meta=meta or {}, deploy=deploy)
+
+    async def edit_app(
+        self,
+        app_id: str,
+        *,
+        caller: Caller,
+        source: Path | None = None,
+        name: str | None = None,
+        meta: Mapping[str, JSON] | None = None,
+    ) -> App:
+        """Change an app that is not published yet."""
+        return await self.apps.edit(app_id, caller=caller, source=source, name=name, meta=meta)
+
+    async def change_app(self, app_id: str, state: AppState, *, caller: Caller, message: str | None = None) -> App:
+        """Move an app to another state."""
+        return await self.apps.change(app_id, state, caller=caller, message=message)
+
+    async def get_app(self, app_id: str, *, caller: Caller) -> App:
+        """Read one app that the caller may see."""
+        return await self.apps.get(app_id, caller=caller)
+
+    async def list_apps(self, where: AppFilter, page: Page, *, caller: Caller) -> list[App]:
+        """Read the apps that the caller may see, newest first."""
+        return await self.apps.list(where, page, caller=caller)
+
+    # jobs
+
+    async def submit(
+        self,
+        spec: JobSpec,
+        *,
+        caller: Caller,
+        job_id: str | None = None,
+        idempotency_key: str | None = None,
+        parent_id: str | None = None,
+        retry_of: str | None = None,
+    ) -> tuple[Job, bool]:
+        """Accept a job durably; tell whether it is new or the one that an identical request made before.
+
+        Raises NotFound, AppUnavailable, Forbidden, Infeasible, InputUnavailable, Invalid, IdempotencyConflict, …
+        """
+        self._check(spec, job_id)
+
+        def build(app: App) -> Job:
+            self.apps.admit(app, caller)
+            return Job(
+                id=job_id or new_id("job"),
+                owner=caller.name,
+                network=app.network,
+                app_digest=app.digest,
+                layers=app.layers,
+                spec=self.networks[app.network].accept(app, spec),
+                idempotency_key=idempotency_key,
+                parent_id=parent_id,
+                retry_of=retry_of,
+            )
+
+        return await self.store.submit(
+            spec.app_id, build, owner=caller.name, job_id=job_id, idempotency_key=idempotency_key
+        )
+
+    async def get_job(self, job_id: str, *, caller: Caller) -> Job:
+        """Read one job of the caller's, with the reason why it waits."""
+        job = await self._job(job_id, caller)
+        if job.state is not JobState.QUEUED:
+            return job
+        explanation = await explain(job, self.store, self._engine)
+        return dataclasses.replace(job, pending_reason=explanation.summary)
+
+    async def list_jobs(self, where: JobFilter, page: Page, *, caller: Caller) -> list[Job]:
+        """Read jobs that the caller may see, newest first."""
+        if not caller.operator:
+            where = dataclasses.replace(where, owner=caller.name)
+        return await self.store.list_jobs(where, page)
+
+    async def why(self, job_id: str, *, caller: Caller) -> Explanation:
+        """Explain why a job waits or how it ended."""
+        return await explain(await self._job(job_id, caller), self.store, self._engine)
+
+    async def attempts(self, job_id: str, *, caller: Caller) -> list[Attempt]:
+        """Read the attempts of a job."""
+        await self._job(job_id, caller)
+        return await self.store.attempts(job_id)
+
+    async def outputs(self, job_id: str, *, caller: Caller) -> list[FileRef]:
+        """Read what a job left."""
+        await self._job(job_id, caller)
+        return await self.store.outputs(job_id)
+
+    async def cancel(self, job_id: str, *, caller: Caller) -> Job:
+        """Cancel a job: at once while it waits, else by ending its processes."""
+        await self._job(job_id, caller)
+        job = await self.store.cancel(job_id, message=f"{caller.name} cancelled it.")
+        self._runner.cancel(job_id)
+        return job
+
+    async def retry(self, job_id: str, *, caller: Caller) -> Job:
+        """Submit a finished job again as a new one.
+
+        Raises Invalid if it has not finished.
+        """
+        job = await self._job(job_id, caller)
+        if not job.state.terminal:
+            raise Invalid(f"Job {job_id} is {job.state}: only a finished job can be retried.")
+        return (await self.submit(job.spec, caller=caller, retry_of=job_id))[0]
+
+    async def logs(
+        self, job_id: str, *, caller: Caller, stream: Stream | None = None, follow: bool = False
+    ) -> AsyncIterator[tuple[Stream, bytes]]:
+        """Give what the job's attempts wrote, attempt by attempt; with `follow` until the job has ended."""
+        await self._job(job_id, caller)
+        streams = (stream,) if stream else STREAMS
+        shown = 0
+        while True:
+            job = await self.store.get_job(job_id)
+            for attempt in (await self.store.attempts(job_id))[shown:]:
+                live = self._runner.live_log(attempt)
+                if live is None and not attempt.state.terminal:
+                    break  # it is just starting or just over: the next event tells
+                shown += 1
+                chunks = live.follow(streams, live=follow) if live else self._stored_log(attempt, streams)
+                async for chunk in chunks:
+                    yield chunk
+            if job.state.terminal or not follow or not await self.feed.wait(job_id, job.seq):
+                return
+
+    async def finished_job(self, job_id: str) -> Job:
+        """Wait until a job has ended; raises NodeStopping if the node does first."""
+        while not (job := await self.store.get_job(job_id)).state.terminal:
+            if not await self.feed.wait(job_id, job.seq):
+                raise NodeStopping
+        return job
+
+    # the node
+
+    async def info(self) -> NodeInfo:
+        """Tell what this node is and does."""
+        return NodeInfo(
+            version=__version__,
+            started_at=self.started_at,
+            data_dir=str(self.config.data_dir),
+            isolation=self.config.isolation,
+            networks=tuple(self.networks),
+            places=self._engine.places(),
+            jobs=await self.store.job_counts(),
+        )
+
+    async def doctor(self) -> list[Check]:
+        """Find out what this machine can and cannot enforce."""
+        return await probe(self.config.data_dir)
+
+    def staging(self) -> Path:
+        """Make a fresh private directory for an upload."""
+        return self.directory.stage()
+
+    async def idle(self) -> None:
+        """Wait until no job is queued or running."""
+        ended = asyncio.Event()
+        unlisten = self.store.listen(lambda events: ended.set() if any(e.topic in _ENDS for e in events) else None)
+        try:
+            while any(count for state, count in (await self.store.job_counts()).items() if not state.terminal):
+                await ended.wait()
+                ended.clear()
+        finally:
+            unlisten()
+
+    # inside
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        await recover(self.store, self._sandboxes, work=self.directory.work, staging=self.directory.staging)
+        await self.apps.resume()
+        self.surfaces = tuple(self._surfaces())
+        work = [self._scheduler.work(), *(task() for surface in self.surfaces for task in surface.tasks)]
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
+        try:
+            yield
+        finally:
+            self._stopping = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.apps.close()
+            await self._engine.close()
+            await self.services.close()
+            self.feed.close()
+
+    def _surfaces(self) -> list[Surface]:
+        surfaces = (
+            network.surface(NetworkPort(self, self.config.networks.get(name, {})))
+            for name, network in self.networks.items()
+        )
+        return [surface for surface in surfaces if surface is not None]
+
+    def _check(self, spec: JobSpec, job_id: str | None) -> None:
+        if self._stopping:
+            raise NodeStopping
+        if job_id is not None and not JOB_ID.fullmatch(job_id):
+            raise Invalid(f"{job_id!r} cannot be a job id.", hint="Use up to 64 letters, digits, `.`, `_` and `-`.")
+        if spec.isolation is not None and spec.isolation not in self._sandboxes:
+            raise UnknownIsolation(f"There is no sandbox called {spec.isolation!r}.")
+        refusal = self._engine.explain(spec.limits)
+        if refusal is not None and refusal.for_ever:
+            raise Infeasible(f"The job {refusal.message}.", hint="Ask for less with --cpus and --memory.")
+
+    async def _job(self, job_id: str, caller: Caller) -> Job:
+        job = await self.store.get_job(job_id)
+        if not caller.operator and job.owner != caller.name:
+            raise NotFound(f"There is no job {job_id}.")
+        return job
+
+    async def _stored_log(self, attempt: Attempt, streams: tuple[Stream, ...]) -> AsyncIterator[tuple[Stream, bytes]]:
+        for stream in streams:
+            stored = attempt.stdout if stream == "stdout" else attempt.stderr
+            if stored is not None:
+                with self.blobs.path(stored.digest).open("rb") as file:
+                    while chunk := await asyncio.to_thread(file.read, CHUNK):
+                        yield stream, chunk
+
+    def _children(self, parent: Job) -> Children:
+        return _JobChildren(self, parent)
+
+
+@dataclass(frozen=True, slots=True)
+class _JobChildren:
+    """Child jobs of one job, owned by the owner of the parent."""
+
+    node: Node
+    parent: Job
+
+    async def submit(self, spec: JobSpec) -> Job:
+        caller = Caller(name=self.parent.owner)
+        return (await self.node.submit(spec, caller=caller, parent_id=self.parent.id))[0]
+
+    async def wait(self, job_id: str) -> Job:
+        return await self.node.finished_job(job_id)

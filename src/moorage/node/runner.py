@@ -1,0 +1,264 @@
+"""One attempt, from its placement to its result."""
+
+import asyncio
+import dataclasses
+import errno
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from moorage.blobs.base import Blobs
+from moorage.blobs.collect import collect
+from moorage.errors import (
+    DiskFull,
+    DiskLimit,
+    FileDuplicate,
+    InternalError,
+    JobCancelled,
+    JobLost,
+    LeaseLost,
+    MoorageError,
+    TotalTimeout,
+    UnknownIsolation,
+)
+from moorage.model.events import Event
+from moorage.model.jobs import JSON, Attempt, FileRef, Job, Result
+from moorage.model.states import AttemptState
+from moorage.networks.base import Children, Context, Network, Services
+from moorage.node.apps import Apps
+from moorage.node.logs import AttemptLog
+from moorage.node.workspace import DiskWatch, make_workspace, remove_workspace
+from moorage.sandbox.base import Process, ProcessSpec, Sandbox
+from moorage.sandbox.supervise import Outcome, supervise
+from moorage.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """What the node holds of an attempt while it runs."""
+
+    job: Job
+    attempt: Attempt
+    workspace: Path
+    log: AttemptLog
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    writes: list[asyncio.Future[None]] = field(default_factory=list)
+    """Progress on its way into the store; awaited before the end is written."""
+    watch: DiskWatch | None = None
+    started: float | None = None
+
+    @property
+    def total_left(self) -> float | None:
+        """Seconds until the job's total timeout."""
+        total = self.job.spec.timeouts.total
+        return None if total is None else max(0.0, self.job.created_at + total - time.time())
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that its process may run: the execution timeout, or what is left of the total one."""
+        limits = [seconds for seconds in (self.job.spec.timeouts.execution, self.total_left) if seconds is not None]
+        return min(limits, default=None)
+
+
+class Runner:
+    """Drives attempts; `live` holds those that are under way, by job id."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        apps: Apps,
+        sandboxes: dict[str, Sandbox],
+        networks: dict[str, Network],
+        services: Services,
+        children: Callable[[Job], Children],
+        isolation: str,
+        work: Path,
+    ) -> None:
+        self._store, self._blobs, self._apps = store, blobs, apps
+        self._sandboxes, self._networks, self._isolation = sandboxes, networks, isolation
+        self._services, self._children, self._work = services, children, work
+        self.live: dict[str, Live] = {}
+
+    def cancel(self, job_id: str) -> None:
+        """Tell a running attempt that its job is to be cancelled."""
+        if job_id in self.live:
+            self.live[job_id].cancelled.set()
+
+    def live_log(self, attempt: Attempt) -> AttemptLog | None:
+        """Give the log of an attempt that is under way here."""
+        live = self.live.get(attempt.job_id)
+        return live.log if live is not None and live.attempt.id == attempt.id else None
+
+    async def run(self, job: Job, attempt: Attempt) -> None:
+        """Run an attempt and write down how it ended; when the node stops meanwhile, as lost."""
+        workspace = make_workspace(self._work, attempt.id)
+        live = Live(job=job, attempt=attempt, workspace=workspace, log=AttemptLog(workspace, job.spec.limits.log_bytes))
+        self.live[job.id] = live
+        try:
+            await self._conclude(live, await self._drive(live))
+        except asyncio.CancelledError:
+            await self._write_end(live, AttemptState.LOST, Result(error=JobLost().info))
+            raise
+        except LeaseLost as error:
+            log.warning("result refused", job=job.id, attempt=attempt.id, reason=error.message)
+        finally:
+            del self.live[job.id]
+            live.log.end()
+            live.log.close()
+            await asyncio.shield(asyncio.to_thread(remove_workspace, workspace))
+
+    async def _drive(self, live: Live) -> Result:
+        """Prepare and run; everything that goes wrong is a result."""
+        try:
+            self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
+            if live.total_left == 0.0:
+                return Result(error=TotalTimeout().info, timed_out=True)
+            return await self._networks[live.job.network].run(await self._context(live))
+        except MoorageError as error:
+            return Result(error=error.info)
+        except OSError as error:
+            return Result(error=_machine_trouble(error).info)
+        except Exception:
+            log.exception("attempt failed inside the node", job=live.job.id, attempt=live.attempt.id)
+            return Result(error=InternalError().info)
+        finally:
+            if live.watch is not None:
+                live.watch.stop()
+
+    async def _conclude(self, live: Live, result: Result) -> None:
+        result = _overruled(live, result)
+        stdout, stderr = await self._store_logs(live)
+        await self._settle(live)
+        await self._write_end(live, _state_of(live, result), result, stdout=stdout, stderr=stderr)
+
+    async def _store_logs(self, live: Live) -> tuple[FileRef | None, FileRef | None]:
+        live.log.end()
+        try:
+            return await live.log.store("stdout", self._blobs), await live.log.store("stderr", self._blobs)
+        except DiskFull as error:
+            await self._append(live, "log.dropped", error.message, {})
+            return None, None
+
+    async def _settle(self, live: Live) -> None:
+        """Wait until all progress is in the store; a lost lease shows here."""
+        await asyncio.gather(*live.writes)
+
+    async def _write_end(self, live: Live, state: AttemptState, result: Result, **logs: FileRef | None) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._store.finish(live.attempt, state, result, **logs)))
+
+    async def _context(self, live: Live) -> Context:
+        app = await self._apps.pinned(live.job)
+        layers = self._apps.layer_paths(live.job)
+        sandbox = self._sandbox(live.job)
+        inputs = await self._inputs(live.job)
+        return Context(
+            job=live.job,
+            app=app,
+            attempt=live.attempt,
+            workspace=live.workspace,
+            layers=layers,
+            inputs=inputs,
+            blobs=self._blobs,
+            services=self._services,
+            children=self._children(live.job),
+            start=lambda spec: self._start(live, sandbox, spec),
+            supervise=lambda process: self._supervise(live, process),
+            collect=lambda directory: self._collect(live, directory),
+            emit=lambda topic, message, **data: self._emit(live, topic, message, data),
+            started=lambda: self._started(live),
+            collecting=lambda: self._advance(live, AttemptState.COLLECTING, "Its outputs are being stored."),
+            log=live.log.write,
+            cancelled=live.cancelled,
+        )
+
+    def _sandbox(self, job: Job) -> Sandbox:
+        name = job.spec.isolation or self._isolation
+        if name not in self._sandboxes:
+            raise UnknownIsolation(f"This node has no sandbox called {name!r}.")
+        return self._sandboxes[name]
+
+    async def _inputs(self, job: Job) -> tuple[FileRef, ...]:
+        """Join the job's own inputs with the outputs of the jobs it runs after."""
+        files = {file.path: file for file in job.spec.inputs}
+        for earlier in job.spec.after:
+            for file in await self._store.outputs(earlier):
+                if file.path in files:
+                    raise FileDuplicate(f"Job {earlier} left {file.path!r}, which is an input already.")
+                files[file.path] = file
+        return tuple(files.values())
+
+    async def _start(self, live: Live, sandbox: Sandbox, spec: ProcessSpec) -> Process:
+        return await sandbox.start(spec, name=live.attempt.id, output=live.log.write)
+
+    def _started(self, live: Live) -> None:
+        live.started = time.monotonic()
+        self._advance(live, AttemptState.RUNNING, "The app has started.")
+
+    async def _supervise(self, live: Live, process: Process) -> Outcome:
+        live.watch = DiskWatch(live.workspace, live.job.spec.limits.disk, process.kill)
+        try:
+            return await supervise(process, timeout=live.timeout, cancelled=live.cancelled)
+        finally:
+            live.watch.stop()
+
+    async def _collect(self, live: Live, directory: Path) -> tuple[FileRef, ...]:
+        limits = live.job.spec.limits
+        return await collect(
+            directory,
+            self._blobs,
+            max_bytes=limits.output_bytes,
+            max_files=limits.output_files,
+            warn=lambda topic, message, data: self._emit(live, topic, message, data),
+        )
+
+    def _advance(self, live: Live, state: AttemptState, message: str) -> None:
+        self._later(live, self._store.advance(live.attempt, state, message=message))
+
+    def _emit(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> None:
+        self._later(live, self._append(live, topic, message, data))
+
+    async def _append(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> None:
+        await self._store.append(
+            Event(subject=live.job.id, attempt_id=live.attempt.id, topic=topic, message=message, data=data)
+        )
+
+    def _later(self, live: Live, write: Coroutine[Any, Any, None]) -> None:
+        """Write progress without waiting for the disk: the store keeps the order."""
+        live.writes.append(asyncio.ensure_future(write))
+
+
+def _overruled(live: Live, result: Result) -> Result:
+    """Put the node's own reason in the place of the app's where the node ended it."""
+    limits = live.job.spec.limits
+    if live.log.error is not None:
+        return dataclasses.replace(result, error=_machine_trouble(live.log.error).info)
+    if live.watch is not None and live.watch.exceeded:
+        message = f"The app wrote more than {limits.disk} bytes into its work directory."
+        return dataclasses.replace(result, error=DiskLimit(message).info)
+    if result.timed_out and live.total_left == 0.0:
+        return dataclasses.replace(result, error=TotalTimeout().info)
+    if live.cancelled.is_set() and result.error is not None:
+        return dataclasses.replace(result, error=JobCancelled().info)
+    return result
+
+
+def _state_of(live: Live, result: Result) -> AttemptState:
+    if result.error is None:
+        return AttemptState.SUCCEEDED
+    if live.cancelled.is_set():
+        return AttemptState.CANCELLED
+    return AttemptState.TIMED_OUT if result.timed_out else AttemptState.FAILED
+
+
+def _machine_trouble(error: OSError) -> MoorageError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull()
+    return InternalError(f"The node could not use its disk: {error.strerror}.")

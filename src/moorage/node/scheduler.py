@@ -1,0 +1,69 @@
+"""Takes queued jobs, oldest first, and places them as soon as the engine has room.
+
+Strictly first come, first placed: a large job at the head is waited for rather than overtaken, so that none starves.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from moorage.engine.base import Engine, Refusal
+from moorage.model.events import Event
+from moorage.model.jobs import Attempt, Job
+from moorage.store.base import Store
+
+WINDOW = 32
+"""Queued jobs read at a time; the queue itself stays in the store."""
+
+
+class Scheduler:
+    """The loop from the queue to the engine; it sleeps until an event or a timeout gives it a reason to look."""
+
+    def __init__(self, *, store: Store, engine: Engine, run: Callable[[Job, Attempt], Awaitable[None]]) -> None:
+        self._store, self._engine, self._run = store, engine, run
+        self._awake = asyncio.Event()
+        self._unlisten = store.listen(self._notice)
+
+    def wake(self) -> None:
+        """Look at the queue again."""
+        self._awake.set()
+
+    async def work(self) -> None:
+        """Place jobs until cancelled."""
+        try:
+            while True:
+                self._awake.clear()
+                await self._store.expire(time.time())
+                await self._place_ready()
+                await self._sleep(await self._store.next_expiry())
+        finally:
+            self._unlisten()
+
+    def _notice(self, events: Sequence[Event]) -> None:
+        if any(event.topic == "job.queued" for event in events):
+            self.wake()
+
+    async def _place_ready(self) -> None:
+        while jobs := await self._store.ready(WINDOW):
+            for job in jobs:
+                if not await self._place(job):
+                    return
+
+    async def _place(self, job: Job) -> bool:
+        """Place one job; False if there is no room for it now."""
+        handle = self._engine.reserve(job.spec.limits)
+        if isinstance(handle, Refusal):
+            return False
+        attempt = await self._store.claim(job.id, place=handle.place)
+        if attempt is None:
+            handle.release()
+        else:
+            handle.start(lambda: self._run(job, attempt))
+        return True
+
+    async def _sleep(self, until: float | None) -> None:
+        timeout = None if until is None else max(0.0, until - time.time())
+        try:
+            await asyncio.wait_for(self._awake.wait(), timeout)
+        except TimeoutError:
+            return

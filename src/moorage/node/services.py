@@ -1,0 +1,169 @@
+"""Long-running instances of apps, shared by the jobs that need them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from moorage.errors import ServiceUnavailable, UnknownIsolation
+from moorage.model.ids import new_id
+from moorage.networks.base import Endpoint, ServiceSpec
+from moorage.sandbox.base import Process, Sandbox, Stream
+
+log = structlog.get_logger(__name__)
+
+PROBE_EVERY = 0.02
+"""Seconds between two looks whether a starting service answers."""
+BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds before the first, second, … start after a failure; the last one is kept."""
+TAIL = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """What the node tells of one service."""
+
+    key: str
+    state: str
+    """`starting`, `ready`, `failed` or `stopped`."""
+    leases: int
+    restarts: int
+    started_at: float | None
+    reason: str | None
+    log_tail: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Service:
+    spec: ServiceSpec
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    process: Process | None = None
+    ended: asyncio.Task[None] | None = None
+    leases: int = 0
+    restarts: int = 0
+    failures: int = 0
+    state: str = "stopped"
+    reason: str | None = None
+    started_at: float | None = None
+    tail: bytearray = field(default_factory=bytearray)
+    idle: asyncio.TimerHandle | None = None
+
+    def log(self, _: Stream, chunk: bytes) -> None:
+        self.tail += chunk
+        del self.tail[:-TAIL]
+
+
+class LocalServices:
+    """Starts a service when the first job needs it and stops it when none has for a while.
+
+    Implements `networks.base.Services`. A service that dies is started again when it is next needed, with a growing
+    pause after each failure in a row.
+    """
+
+    def __init__(self, sandboxes: dict[str, Sandbox], isolation: str) -> None:
+        self._sandboxes, self._isolation = sandboxes, isolation
+        self._services: dict[str, _Service] = {}
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, spec: ServiceSpec) -> AsyncIterator[Endpoint]:
+        """Hold a ready service for as long as the context lasts, starting it if need be.
+
+        Raises ServiceUnavailable with what it said last, SandboxUnavailable.
+        """
+        service = self._services.setdefault(spec.key, _Service(spec=spec))
+        service.leases += 1
+        if service.idle is not None:
+            service.idle.cancel()
+        try:
+            async with service.lock:
+                if service.state != "ready":
+                    await self._start(service)
+            yield Endpoint(socket=spec.socket)
+        finally:
+            service.leases -= 1
+            if not service.leases:
+                self._stop_later(service)
+
+    def list(self) -> list[ServiceState]:
+        """Tell of every service that was ever needed."""
+        return [
+            ServiceState(
+                key=key,
+                state=service.state,
+                leases=service.leases,
+                restarts=service.restarts,
+                started_at=service.started_at,
+                reason=service.reason,
+                log_tail=service.tail.decode(errors="replace"),
+            )
+            for key, service in sorted(self._services.items())
+        ]
+
+    async def close(self) -> None:
+        """Stop every service."""
+        for service in self._services.values():
+            if service.idle is not None:
+                service.idle.cancel()
+            self._stop(service)
+        await asyncio.gather(*(service.ended for service in self._services.values() if service.ended))
+
+    async def _start(self, service: _Service) -> None:
+        await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
+        sandbox = self._sandbox(service.spec)
+        service.state, service.reason = "starting", None
+        service.restarts += service.started_at is not None
+        service.process = await sandbox.start(service.spec.process, name=new_id("svc"), output=service.log)
+        service.ended = asyncio.ensure_future(self._await_end(service, service.process))
+        service.started_at = time.time()
+        await self._await_ready(service)
+
+    async def _await_ready(self, service: _Service) -> None:
+        deadline = time.monotonic() + service.spec.ready_within
+        while service.state == "starting":
+            if await _answers(service.spec):
+                service.state, service.failures = "ready", 0
+                return
+            if time.monotonic() > deadline:
+                service.reason = f"It did not answer within {service.spec.ready_within:g} seconds."
+                self._stop(service, "failed")
+            else:
+                await asyncio.sleep(PROBE_EVERY)
+        service.failures += 1
+        said = bytes(service.tail[-500:]).decode(errors="replace").strip()
+        raise ServiceUnavailable(f"{service.reason} It said last: {said or 'nothing'}")
+
+    async def _await_end(self, service: _Service, process: Process) -> None:
+        ended = await process.wait()
+        if service.process is process and service.state in {"starting", "ready"}:
+            service.state, service.reason = "failed", f"Its process ended with status {ended.status}."
+            service.spec.socket.unlink(missing_ok=True)
+
+    def _stop_later(self, service: _Service) -> None:
+        loop = asyncio.get_running_loop()
+        service.idle = loop.call_later(service.spec.idle_after, self._stop, service)
+
+    def _stop(self, service: _Service, state: str = "stopped") -> None:
+        if service.state in {"starting", "ready"}:
+            service.state = state
+            service.spec.socket.unlink(missing_ok=True)
+        if service.process is not None:
+            service.process.kill()
+
+    def _sandbox(self, spec: ServiceSpec) -> Sandbox:
+        name = spec.isolation or self._isolation
+        if name not in self._sandboxes:
+            raise UnknownIsolation(f"This node has no sandbox called {name!r}.")
+        return self._sandboxes[name]
+
+
+async def _answers(spec: ServiceSpec) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(str(spec.socket))
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True

@@ -1,0 +1,93 @@
+"""The private directory of one attempt, and the watch over how much is written into it."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+WATCH_EVERY = 1.0
+"""Seconds between two measurements; a job that is over sooner is never measured."""
+
+
+def make_workspace(parent: Path, name: str) -> Path:
+    """Make a fresh directory."""
+    path = parent / name
+    path.mkdir(mode=0o711)
+    return path
+
+
+def remove_workspace(path: Path) -> None:
+    """Remove a directory whatever an app has made of it; what cannot be removed is left to the next start."""
+
+    def mend(function: Callable[[str], object], name: str, _: object) -> None:
+        """Take back the permissions that an app dropped on its own directories."""
+        try:
+            if function in {os.scandir, os.open, os.lstat}:
+                os.chmod(name, 0o700)  # noqa: PTH101 - rmtree speaks in strings
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                os.chmod(os.path.dirname(name), 0o700)  # noqa: PTH101, PTH120
+                function(name)
+        except OSError:
+            return
+
+    shutil.rmtree(path, onerror=mend)
+
+
+def usage_of(directory: Path) -> int:
+    """Sum up the disk space (bytes) of everything below a directory, without following links."""
+    total = 0
+    pending = [str(directory)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    total += _allocated(entry)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+        except OSError:
+            continue
+    return total
+
+
+def _allocated(entry: os.DirEntry[str]) -> int:
+    """Count the blocks of one entry; a hard link to stored bytes costs the attempt nothing."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return 0
+    if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+        return 0
+    return status.st_blocks * 512
+
+
+class DiskWatch:
+    """Calls back once when a directory has grown over its limit.
+
+    A quota would be stricter, but needs file-system features that few machines have switched on; this one works
+    everywhere and may overshoot by what an app writes in a second.
+    """
+
+    def __init__(self, directory: Path, limit: int, on_excess: Callable[[], None]) -> None:
+        self._directory, self._limit, self._on_excess = directory, limit, on_excess
+        self.exceeded = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_EVERY, self._begin)
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while not self.exceeded:
+            if await asyncio.to_thread(usage_of, self._directory) > self._limit:
+                self.exceeded = True
+                self._on_excess()
+            else:
+                await asyncio.sleep(WATCH_EVERY)
