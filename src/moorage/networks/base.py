@@ -113,8 +113,6 @@ class Context:
     log: OutputSink
     """Write to the job's logs in the app's place."""
     cancelled: asyncio.Event
-    deadline: float | None
-    """End of the execution timeout on the event loop's clock, once the process has started."""
 
 
 class Port(Protocol):
