@@ -307,6 +307,12 @@ class DiskLimit(MoorageError):
     hint = "Raise --disk, or remove intermediate files while it runs."
 
 
+class LogLimit(MoorageError):
+    """The app wrote more to stdout or stderr than its limit."""
+
+    hint = "Write bulk data to a file in output/ rather than to a stream."
+
+
 class OutputsTooLarge(MoorageError):
     """The app left more in output/ than its limit."""
 

@@ -55,5 +55,8 @@ class Engine(Protocol):
     def places(self) -> tuple[Place, ...]:
         """List the places."""
 
+    def on_release(self, callback: Callable[[], None]) -> None:
+        """Call back whenever resources were given back."""
+
     async def close(self) -> None:
         """Cancel what runs and wait for it."""

@@ -12,13 +12,13 @@ NAME = "local"
 class LocalEngine:
     """One place with a fixed number of cpus and bytes of memory.
 
-    `on_release` is called whenever resources are given back. Implements `engine.base.Engine`.
+    Implements `engine.base.Engine`.
     """
 
-    def __init__(self, *, cpus: float, memory: int, on_release: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, cpus: float, memory: int) -> None:
         self._cpus, self._memory = cpus, memory
         self._free_cpus, self._free_memory = cpus, memory
-        self._on_release = on_release
+        self._on_release: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reserve(self, limits: Limits) -> Handle | Refusal:
@@ -61,6 +61,10 @@ class LocalEngine:
         )
         return (here,)
 
+    def on_release(self, callback: Callable[[], None]) -> None:
+        """Call back whenever resources were given back."""
+        self._on_release.append(callback)
+
     async def close(self) -> None:
         """Cancel what runs and wait for it."""
         for task in self._tasks:
@@ -83,7 +87,8 @@ class LocalEngine:
     def _give_back(self, limits: Limits) -> None:
         self._free_cpus = round(self._free_cpus + limits.cpus, 6)
         self._free_memory += limits.memory
-        self._on_release()
+        for callback in self._on_release:
+            callback()
 
 
 class LocalHandle:

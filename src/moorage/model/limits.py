@@ -24,6 +24,8 @@ class Limits:
     output_files: int = 10_000
     log_bytes: int = 16 * MIB
     """Kept of each of stdout and stderr: the first and the last half."""
+    stream_bytes: int = GIB
+    """What the app may write to each of stdout and stderr before it is ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

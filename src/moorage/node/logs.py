@@ -109,6 +109,11 @@ class AttemptLog:
                 self.error = error
         self._wake()
 
+    @property
+    def longest(self) -> int:
+        """Count the bytes written to the stream that got most."""
+        return max(spool.total for spool in self._spools.values())
+
     def end(self) -> None:
         """Tell followers that nothing more will come."""
         self.ended = True

@@ -91,7 +91,7 @@ class Node:
             isolation=config.isolation,
             work=self.directory.work,
         )
-        self._engine = LocalEngine(cpus=config.cpus, memory=config.memory, on_release=lambda: self._scheduler.wake())
+        self._engine = LocalEngine(cpus=config.cpus, memory=config.memory)
         self._scheduler = Scheduler(store=store, engine=self._engine, run=self._runner.run)
         self.surfaces: tuple[Surface, ...] = ()
         self._stopping = False

@@ -21,6 +21,7 @@ from moorage.errors import (
     JobCancelled,
     JobLost,
     LeaseLost,
+    LogLimit,
     MoorageError,
     TotalTimeout,
     UnknownIsolation,
@@ -32,7 +33,7 @@ from moorage.networks.base import Children, Context, Network, Services
 from moorage.node.apps import Apps
 from moorage.node.logs import AttemptLog
 from moorage.node.workspace import DiskWatch, make_workspace, remove_workspace
-from moorage.sandbox.base import Process, ProcessSpec, Sandbox
+from moorage.sandbox.base import Process, ProcessSpec, Sandbox, Stream
 from moorage.sandbox.supervise import Outcome, supervise
 from moorage.store.base import Store
 
@@ -51,7 +52,18 @@ class Live:
     writes: list[asyncio.Future[None]] = field(default_factory=list)
     """Progress on its way into the store; awaited before the end is written."""
     watch: DiskWatch | None = None
-    started: float | None = None
+    process: Process | None = None
+
+    def write(self, stream: Stream, chunk: bytes) -> None:
+        """Take what the app wrote, and end an app that floods a stream."""
+        self.log.write(stream, chunk)
+        if self.process is not None and self.flooded:
+            self.process.kill()
+
+    @property
+    def flooded(self) -> bool:
+        """Tell whether a stream has passed its limit."""
+        return self.log.longest > self.job.spec.limits.stream_bytes
 
     @property
     def total_left(self) -> float | None:
@@ -173,7 +185,7 @@ class Runner:
             supervise=lambda process: self._supervise(live, process),
             collect=lambda directory: self._collect(live, directory),
             emit=lambda topic, message, **data: self._emit(live, topic, message, data),
-            started=lambda: self._started(live),
+            started=lambda: self._advance(live, AttemptState.RUNNING, "The app has started."),
             collecting=lambda: self._advance(live, AttemptState.COLLECTING, "Its outputs are being stored."),
             log=live.log.write,
             cancelled=live.cancelled,
@@ -196,11 +208,8 @@ class Runner:
         return tuple(files.values())
 
     async def _start(self, live: Live, sandbox: Sandbox, spec: ProcessSpec) -> Process:
-        return await sandbox.start(spec, name=live.attempt.id, output=live.log.write)
-
-    def _started(self, live: Live) -> None:
-        live.started = time.monotonic()
-        self._advance(live, AttemptState.RUNNING, "The app has started.")
+        live.process = await sandbox.start(spec, name=live.attempt.id, output=live.write)
+        return live.process
 
     async def _supervise(self, live: Live, process: Process) -> Outcome:
         live.watch = DiskWatch(live.workspace, live.job.spec.limits.disk, process.kill)
@@ -243,6 +252,9 @@ def _overruled(live: Live, result: Result) -> Result:
     if live.watch is not None and live.watch.exceeded:
         message = f"The app wrote more than {limits.disk} bytes into its work directory."
         return dataclasses.replace(result, error=DiskLimit(message).info)
+    if live.flooded:
+        message = f"The app wrote more than {limits.stream_bytes} bytes to stdout or stderr."
+        return dataclasses.replace(result, error=LogLimit(message).info)
     if result.timed_out and live.total_left == 0.0:
         return dataclasses.replace(result, error=TotalTimeout().info)
     if live.cancelled.is_set() and result.error is not None:

@@ -23,6 +23,7 @@ class Scheduler:
         self._store, self._engine, self._run = store, engine, run
         self._awake = asyncio.Event()
         self._unlisten = store.listen(self._notice)
+        engine.on_release(self.wake)
 
     def wake(self) -> None:
         """Look at the queue again."""
