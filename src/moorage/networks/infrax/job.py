@@ -1,0 +1,129 @@
+"""One run of an app, from its work directory to its result (contract, section 2, steps 6 to 15)."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from moorage.errors import JobCancelled, JobCrashed, JobTimedOut, MoorageError, OutOfMemory
+from moorage.model.jobs import Result, Usage
+from moorage.networks.base import Context
+from moorage.networks.infrax import texts
+from moorage.networks.infrax.arguments import Arguments
+from moorage.networks.infrax.manifest import MAIN, Knobs, knobs_of
+from moorage.sandbox.base import SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly, Writable
+from moorage.sandbox.supervise import Outcome
+
+APP, ENV, HOME = "/app", "/opt/env", "/home/app"
+
+
+async def run(ctx: Context) -> Result:
+    """Drive one attempt; whatever the app does is a Result.
+
+    Raises MoorageError for what is not the app's doing, such as InputUnavailable.
+    """
+    knobs = knobs_of(ctx.app)
+    await _lay_out(ctx)
+    _warn_of_clamp(ctx)
+    if ctx.cancelled.is_set():
+        return Result(error=JobCancelled().info)
+    process = await ctx.start(_process(ctx, knobs))
+    ctx.started()
+    outcome = await ctx.supervise(process)
+    ctx.collecting()
+    return await _collect(ctx, _judge(ctx, outcome))
+
+
+async def _lay_out(ctx: Context) -> None:
+    """Make the parts of the work directory: `input/` and `output/` are ordinary directories, no mount points."""
+    for name in ("inputs", "inputs/input", "upper", "upper/output", "work", "home"):
+        _make(ctx.workspace / name)
+    if ctx.inputs:
+        await asyncio.to_thread(_link_inputs, ctx)
+
+
+def _make(directory: Path) -> None:
+    directory.mkdir()
+    _give(directory)
+
+
+def _give(directory: Path) -> None:
+    """Let the app write into a directory: a node that runs as root runs apps as somebody else."""
+    if os.geteuid() == 0:
+        os.chown(directory, SANDBOX_UID, SANDBOX_UID)
+
+
+def _link_inputs(ctx: Context) -> None:
+    root = ctx.workspace / "inputs" / "input"
+    ctx.blobs.link(ctx.inputs, root)
+    for directory in {parent for file in ctx.inputs for parent in (root / file.path).parents}:
+        if directory.is_relative_to(root):
+            _give(directory)
+
+
+def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
+    parameters = ctx.job.spec.parameters
+    arguments = Arguments(kwargs=parameters.get("kwargs", {}), args=parameters.get("args", ()))
+    return ProcessSpec(
+        argv=(f"{ENV}/bin/python", MAIN, *arguments.argv(knobs.kwargs_via, knobs.argv_style)),
+        cwd=APP,
+        env={
+            "PATH": f"{ENV}/bin:/usr/local/bin:/usr/bin:/bin",
+            "HOME": HOME,
+            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+        },
+        mounts=_mounts(ctx.workspace, ctx.layers, knobs),
+        stdin=arguments.stdin(knobs.kwargs_via),
+        limits=ctx.job.spec.limits,
+    )
+
+
+def _mounts(workspace: Path, layers: Mapping[str, Path], knobs: Knobs) -> tuple[Mount, ...]:
+    inputs, upper = workspace / "inputs", workspace / "upper"
+    tree = Overlay(lower=(inputs, layers["app"]), upper=upper, work=workspace / "work", target=APP)
+    mounts: tuple[Mount, ...] = (
+        tree,
+        ReadOnly(source=layers["python"], target=ENV),
+        Writable(source=workspace / "home", target=HOME),
+    )
+    if knobs.input_readonly:
+        return (*mounts, ReadOnly(source=inputs / "input", target=f"{APP}/input"))
+    return mounts
+
+
+def _judge(ctx: Context, outcome: Outcome) -> Result:
+    """Say what the end of the process means (section 5.4)."""
+    status, spec = outcome.exit.status, ctx.job.spec
+    error: MoorageError | None = None
+    if outcome.cut == "timeout":
+        error = JobTimedOut(texts.timed_out(spec.timeouts.execution or outcome.exit.wall))
+    elif outcome.cut == "cancel":
+        error = JobCancelled()
+    elif status and outcome.exit.out_of_memory:
+        error = OutOfMemory(f"The app used more than its limit of {spec.limits.memory} bytes of memory.")
+    elif status:
+        error = JobCrashed(texts.crashed(status))
+    return Result(
+        error=error.info if error else None,
+        timed_out=outcome.cut == "timeout",
+        exit_status=status,
+        usage=Usage(wall=outcome.exit.wall, cpu=outcome.exit.cpu, peak_memory=outcome.exit.peak_memory),
+    )
+
+
+async def _collect(ctx: Context, result: Result) -> Result:
+    """Add the outputs, which are kept also when the app failed; what the app did weighs more than their loss."""
+    try:
+        return replace(result, outputs=await ctx.collect(ctx.workspace / "upper" / "output"))
+    except MoorageError as error:
+        return replace(result, error=result.error or error.info)
+
+
+def _warn_of_clamp(ctx: Context) -> None:
+    asked = ctx.job.spec.parameters.get("time_to_give_up")
+    granted = ctx.job.spec.timeouts.execution
+    if asked and granted is not None and asked > granted:
+        ctx.emit("job.warning", f"time_to_give_up of {asked:g} seconds is cut to this node's maximum of {granted:g}.")
