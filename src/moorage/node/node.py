@@ -181,7 +181,7 @@ class Node:
                 network=app.network,
                 app_digest=app.digest,
                 layers=app.layers,
-                spec=self.networks[app.network].accept(app, spec),
+                spec=self._feasible(self.networks[app.network].accept(app, spec)),
                 idempotency_key=idempotency_key,
                 parent_id=parent_id,
                 retry_of=retry_of,
@@ -331,9 +331,16 @@ class Node:
             raise Invalid(f"{job_id!r} cannot be a job id.", hint="Use up to 64 letters, digits, `.`, `_` and `-`.")
         if spec.isolation is not None and spec.isolation not in self._sandboxes:
             raise UnknownIsolation(f"There is no sandbox called {spec.isolation!r}.")
+
+    def _feasible(self, spec: JobSpec) -> JobSpec:
+        """Refuse what no place could ever take, and cut the execution timeout to the node's maximum."""
         refusal = self._engine.explain(spec.limits)
         if refusal is not None and refusal.for_ever:
             raise Infeasible(f"The job {refusal.message}.", hint="Ask for less with --cpus and --memory.")
+        asked, most = spec.timeouts.execution, self.config.max_timeout
+        if asked is not None and asked <= most:
+            return spec
+        return dataclasses.replace(spec, timeouts=dataclasses.replace(spec.timeouts, execution=most))
 
     async def _job(self, job_id: str, caller: Caller) -> Job:
         job = await self.store.get_job(job_id)
