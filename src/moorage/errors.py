@@ -388,6 +388,13 @@ class DiskFull(MoorageError):
     retryable = True
 
 
+class AddressUnavailable(MoorageError):
+    """The node cannot listen there."""
+
+    status = 503
+    hint = "Give another address with --host and --port; port 0 takes any that is free."
+
+
 class DataDirectoryBusy(MoorageError):
     """Another node holds this data directory."""
 

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moorage.model.jobs import JSON, ErrorInfo
+from moorage.model.states import AppState, JobState
+
+FINAL = frozenset({f"app.{AppState.REMOVED.lower()}", *(f"job.{state}" for state in JobState if state.terminal)})
+"""Topics after which a history has nothing more to tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +25,8 @@ class Event:
     attempt_id: str | None = None
     error: ErrorInfo | None = None
     data: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def final(self) -> bool:
+        """Tell whether its subject's history ends with it."""
+        return self.topic in FINAL
