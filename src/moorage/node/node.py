@@ -98,8 +98,8 @@ class Node:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, config: NodeConfig) -> AsyncIterator["Node"]:
-        """Run a node for as long as the context lasts.
+    async def open(cls, config: NodeConfig, *, working: bool = True) -> AsyncIterator["Node"]:
+        """Run a node for as long as the context lasts; unless `working` it leaves the queue to the next one.
 
         Raises DataDirectoryBusy, DatabaseTooNew, StoreUnavailable, UnknownIsolation.
         """
@@ -113,7 +113,7 @@ class Node:
                 if config.isolation not in sandboxes:
                     raise UnknownIsolation(f"There is no sandbox called {config.isolation!r}.")
                 node = cls(config, store=store, sandboxes=sandboxes, networks=installed_networks())
-                await stack.enter_async_context(node._running())
+                await stack.enter_async_context(node._running(working=working))
                 yield node
 
     # apps
@@ -299,12 +299,12 @@ class Node:
     # inside
 
     @contextlib.asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def _running(self, *, working: bool) -> AsyncIterator[None]:
         await recover(self.store, self._sandboxes, work=self.directory.work, staging=self.directory.staging)
         await self.apps.resume()
         self.surfaces = tuple(self._surfaces())
-        work = [self._scheduler.work(), *(task() for surface in self.surfaces for task in surface.tasks)]
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
+        work = [self._scheduler.work, *(task for surface in self.surfaces for task in surface.tasks)] if working else []
+        tasks = [asyncio.ensure_future(task()) for task in work]
         try:
             yield
         finally:
