@@ -31,8 +31,8 @@ def open_root(directory: Path) -> int:
 
 @contextmanager
 def opened_directory(root: int, path: str) -> Iterator[int]:
-    """Open a directory below `root` for listing, through no link at all. Raises OSError."""
-    handle = _open_beneath(root, path or ".", _HANDLE | os.O_DIRECTORY, _NO_SYMLINKS)
+    """Open a directory below `root` (or `root` itself: an empty path) for listing, through no link. Raises OSError."""
+    handle = _open_beneath(root, path, _HANDLE | os.O_DIRECTORY, _NO_SYMLINKS) if path else os.dup(root)
     try:
         directory = _reopen(handle, os.O_DIRECTORY, 0o700)
     finally:
