@@ -93,6 +93,7 @@ class DataDirectory:
                 holder = self.presence()
                 who = f" (process {holder.pid}{', ' + holder.url if holder.url else ''})" if holder else ""
                 raise DataDirectoryBusy(f"Another node{who} holds {self.root}.") from None
+            self._announcement.unlink(missing_ok=True)  # of a node that was killed
             try:
                 yield
             finally:
