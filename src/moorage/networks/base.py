@@ -19,6 +19,7 @@ from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
 from moorage.model.states import AppState
 from moorage.sandbox.base import OutputSink, Process, ProcessSpec
 from moorage.sandbox.supervise import Outcome
+from moorage.store.base import AppFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,16 @@ class Port(Protocol):
     config: Mapping[str, JSON]
     """The node's configuration table that bears the network's name."""
 
+    @property
+    def directory(self) -> Path:
+        """A private directory of the network, as durable as the store."""
+
+    def staging(self) -> Path:
+        """Make a fresh private directory for the files of an app that is to be added."""
+
+    async def list_apps(self, where: AppFilter) -> list[App]:
+        """Read all apps that match."""
+
     async def add_app(
         self, source: Path, *, caller: Caller, network: str, name: str | None = None, meta: Mapping[str, JSON]
     ) -> App:
@@ -160,6 +171,8 @@ class Surface:
     """FastAPI routers, mounted at the root of the node's port."""
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
+    admits: Callable[[Mapping[str, Any]], bool] | None = None
+    """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token."""
 
 
 class Network(Protocol):

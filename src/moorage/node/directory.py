@@ -59,6 +59,12 @@ class DataDirectory:
         """Where the node answers on this machine."""
         return self.root / "node.sock"
 
+    def of_network(self, name: str) -> Path:
+        """Make, if need be, the directory in which a network keeps what its surface must not forget."""
+        path = self.root / "networks" / name
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
     def stage(self) -> Path:
         """Make a fresh private directory for an upload."""
         path = self.staging / new_id("stage")

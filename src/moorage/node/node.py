@@ -319,7 +319,7 @@ class Node:
 
     def _surfaces(self) -> list[Surface]:
         surfaces = (
-            network.surface(NetworkPort(self, self.config.networks.get(name, {})))
+            network.surface(NetworkPort(self, name, self.config.networks.get(name, {})))
             for name, network in self.networks.items()
         )
         return [surface for surface in surfaces if surface is not None]

@@ -11,6 +11,7 @@ from moorage.model.callers import Caller
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec
 from moorage.model.states import AppState
+from moorage.store.base import AppFilter, Page
 
 if TYPE_CHECKING:
     from moorage.node.node import Node
@@ -19,13 +20,29 @@ if TYPE_CHECKING:
 class NetworkPort:
     """Implements `networks.base.Port` on a node."""
 
-    def __init__(self, node: "Node", config: Mapping[str, JSON]) -> None:
-        self._node, self.config = node, config
+    def __init__(self, node: "Node", network: str, config: Mapping[str, JSON]) -> None:
+        self._node, self._network, self.config = node, network, config
 
     @property
     def blobs(self) -> Blobs:
         """The node's blobs."""
         return self._node.blobs
+
+    @property
+    def directory(self) -> Path:
+        """A private directory of the network, as durable as the store."""
+        return self._node.directory.of_network(self._network)
+
+    def staging(self) -> Path:
+        """Make a fresh private directory for the files of an app that is to be added."""
+        return self._node.staging()
+
+    async def list_apps(self, where: AppFilter) -> list[App]:
+        """Read all apps that match."""
+        found: list[App] = []
+        while page := await self._node.store.list_apps(where, Page(before=found[-1].id if found else None)):
+            found += page
+        return found
 
     async def add_app(
         self, source: Path, *, caller: Caller, network: str, name: str | None = None, meta: Mapping[str, JSON]
