@@ -364,6 +364,13 @@ class KwargsTooLarge(Invalid):
     hint = "Upload large values as input files; the app finds them in input/."
 
 
+class ArgumentsTooLong(MoorageError):
+    """The arguments and environment are longer than this machine takes."""
+
+    status = 422
+    hint = "Send large values on standard input or as an input file."
+
+
 class LeaseLost(MoorageError):
     """The attempt no longer holds the lease of its job: its result is refused."""
 
@@ -420,6 +427,14 @@ class ServiceUnavailable(MoorageError):
 
     status = 503
     hint = "See what it said with `GET /v1/services`."
+    retryable = True
+
+
+class RouterFailed(MoorageError):
+    """The network's router did not answer as it should."""
+
+    status = 502
+    hint = "See whether `router_url` in the configuration is right and the router is up."
     retryable = True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from moorage.errors import JobCancelled, JobCrashed, JobTimedOut, MoorageError, OutOfMemory
+from moorage.errors import InputUnavailable, JobCancelled, JobCrashed, JobTimedOut, MoorageError, OutOfMemory
 from moorage.model.jobs import Result, Usage
 from moorage.networks.base import Context
 from moorage.networks.infrax import texts
@@ -39,27 +39,20 @@ async def _lay_out(ctx: Context) -> None:
     """Make the parts of the work directory: `input/` and `output/` are ordinary directories, no mount points."""
     for name in ("inputs", "inputs/input", "upper", "upper/output", "work", "home"):
         _make(ctx.workspace / name)
-    if ctx.inputs:
-        await asyncio.to_thread(_link_inputs, ctx)
+    if not ctx.inputs:
+        return
+    try:
+        await asyncio.to_thread(ctx.blobs.link, ctx.inputs, ctx.workspace / "inputs" / "input")
+    except InputUnavailable as error:
+        name = error.detail.get("path", "")
+        raise InputUnavailable(texts.missing_input(name), hint=error.hint, path=name) from error
 
 
 def _make(directory: Path) -> None:
+    """Make a directory into which the app may write: a node that runs as root runs apps as somebody else."""
     directory.mkdir()
-    _give(directory)
-
-
-def _give(directory: Path) -> None:
-    """Let the app write into a directory: a node that runs as root runs apps as somebody else."""
     if os.geteuid() == 0:
         os.chown(directory, SANDBOX_UID, SANDBOX_UID)
-
-
-def _link_inputs(ctx: Context) -> None:
-    root = ctx.workspace / "inputs" / "input"
-    ctx.blobs.link(ctx.inputs, root)
-    for directory in {parent for file in ctx.inputs for parent in (root / file.path).parents}:
-        if directory.is_relative_to(root):
-            _give(directory)
 
 
 def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:

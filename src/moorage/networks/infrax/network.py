@@ -51,7 +51,13 @@ class InfraX:
 
     def surface(self, port: Port) -> Surface | None:
         """Serve the network's router, if the configuration says `surface = true`."""
-        return None
+        if not port.config:
+            return None
+        from moorage.networks.infrax.config import read_config
+        from moorage.networks.infrax.surface import RouterSurface
+
+        config = read_config(port.config)
+        return RouterSurface(port, config).surface() if config.surface else None
 
 
 def _with_patience(spec: JobSpec, seconds: JSON) -> JobSpec:
