@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -74,7 +74,7 @@ class Trees:
         return await asyncio.to_thread(self._verify, name)
 
     def _add(self, source: Path, ignore: frozenset[str]) -> Tree:
-        tree = _describe(source, ignore)
+        tree = describe(source, ignore)
         if self._verify(tree.name):
             return tree
         with disk_full():
@@ -87,7 +87,7 @@ class Trees:
     def _store(self, source: Path, ignore: frozenset[str], staged: Path) -> Tree:
         _copy(source, staged, ignore)
         self._settle(staged)
-        tree = _describe(staged, frozenset())  # of what is stored: the source may have changed meanwhile
+        tree = describe(staged)  # of what is stored: the source may have changed meanwhile
         target = self._root / tree.name
         if target.exists() and not self._verify(tree.name):
             target.rename(staged.with_name("altered"))
@@ -104,12 +104,13 @@ class Trees:
 
     def _verify(self, name: str) -> bool:
         try:
-            return _describe(self.path(name), frozenset()).name == name
+            return describe(self.path(name)).name == name
         except (MoorageError, OSError):
             return False
 
 
-def _describe(root: Path, ignore: frozenset[str]) -> Tree:
+def describe(root: Path, ignore: Collection[str] = ()) -> Tree:
+    """Work out the digest of the files below a directory without storing them. Raises FileBadPath, BadApp."""
     lines = []
     total = 0
     for path in sorted(_entries(root, ignore), key=str.encode):
@@ -120,7 +121,7 @@ def _describe(root: Path, ignore: frozenset[str]) -> Tree:
     return Tree(name=Trees.name(digest), digest=digest, size=total, files=len(lines))
 
 
-def _entries(root: Path, ignore: frozenset[str]) -> Iterator[str]:
+def _entries(root: Path, ignore: Collection[str]) -> Iterator[str]:
     """Yield the relative paths of all files and links, in no order."""
     pending = [""]
     while pending:
