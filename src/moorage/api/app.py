@@ -1,0 +1,54 @@
+"""The node's HTTP application: its own API under /v1, figures, and whatever its networks serve."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from moorage import __version__
+from moorage.api import apps, blobs, events, jobs, metrics, node, problems, results, services
+from moorage.api.access import Tokens
+from moorage.api.routing import BODIES
+from moorage.node.node import Node
+
+DESCRIPTION = """One compute node for apps of several networks: isolated, durable, on one job model.
+
+Upload bytes as *blobs*, keep code as an *app*, run it as a *job*, follow its *events*, take its *outputs*.
+Every error is an `application/problem+json` document with a `code`, a `hint` and whether a retry can help.
+On loopback no token is needed as long as none was made; elsewhere send `Authorization: Bearer TOKEN`."""
+
+
+def create_app(served: Node) -> FastAPI:
+    """Make the application of a node; requests must come through `moorage.api.access`, which says who asks."""
+    app = FastAPI(
+        title="Moorage", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None, lifespan=None
+    )
+    app.state.node, app.state.tokens = served, Tokens(served.store)
+    app.state.stopping, app.state.metrics = asyncio.Event(), metrics.Metrics()
+    problems.install(app)
+    app.add_middleware(problems.Guard)
+    app.add_middleware(metrics.Counted, metrics=app.state.metrics)
+    for part in (jobs, results, apps, blobs, events, services, node, metrics):
+        app.include_router(part.router, tags=[part.__name__.rpartition(".")[2]])
+    for surface in served.surfaces:
+        for router in surface.routers:
+            app.include_router(router)
+    app.openapi = lambda: _documented(app)  # type: ignore[method-assign]
+    return app
+
+
+def _documented(app: FastAPI) -> dict[str, Any]:
+    """Give the OpenAPI document, with what the framework does not know: the form of bodies and problems, and tokens."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        parts = document["components"]
+        kinds: list[type[BaseModel]] = [problems.Problem, *BODIES]
+        _, schemas = models_json_schema(
+            [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
+        )
+        parts["schemas"] |= schemas["$defs"]
+        parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"token": []}]
+    return app.openapi_schema or {}
