@@ -10,6 +10,9 @@ from moorage.model.limits import Limits
 SANDBOX_UID = 60_999
 """User and group that isolated processes have on a node that runs as root; no distribution or systemd range has it."""
 
+HOME = "/home/app"
+"""Home directory in a sandbox: private, empty at the start, writable up to `limits.tmp`."""
+
 Stream = Literal["stdout", "stderr"]
 OutputSink = Callable[[Stream, bytes], None]
 """Called in the event loop with each chunk as the process writes it."""
@@ -25,7 +28,10 @@ class ReadOnly:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writable:
-    """A directory of this machine, seen at `target` and writable."""
+    """A directory of this machine, seen at `target` and writable.
+
+    On a node that runs as root, an isolated process's directory is given to SANDBOX_UID if it belongs to root.
+    """
 
     source: Path
     target: str
@@ -35,6 +41,7 @@ class Writable:
 class Overlay:
     """One writable tree at `target`, made of read-only `lower` trees (first wins) and a private `upper`.
 
+    The process owns what it sees there and may change all of it that its owner may write (`u+w`).
     Where overlayfs is not to be had, the lower trees are copied into `upper` before the process starts.
     `work` is an empty directory on the file system of `upper`.
     Whatever the process leaves in directories that no lower tree has is found in `upper` afterwards.
@@ -82,7 +89,10 @@ class Process(Protocol):
     """A started process together with everything it starts."""
 
     async def wait(self) -> Exit:
-        """Wait until the first process has ended; what it left behind is killed, its streams are drained (≤ 1 s)."""
+        """Wait until the first process has ended; what it left behind is killed, its streams are drained (≤ 1 s).
+
+        Raises SandboxUnavailable if it turned out that the process could not be executed.
+        """
 
     def terminate(self) -> None:
         """Ask every process of it to end (SIGTERM)."""
@@ -100,7 +110,7 @@ class Sandbox(Protocol):
         """Start a process.
 
         `name` is unique on the node (an attempt id) and names the cgroup, by which recovery finds leftovers.
-        Raises SandboxUnavailable when this machine cannot make the sandbox.
+        Raises SandboxUnavailable when this machine cannot make the sandbox, ArgumentsTooLong, Invalid (a NUL byte).
         """
 
     async def reap(self) -> int:

@@ -1,0 +1,194 @@
+"""The default isolation: a world of its own for every process, made by bubblewrap.
+
+What a process finds in it, and nothing else:
+
+    /usr                       of this machine, read-only; /bin, /sbin, /lib* as links into it (or read-only, where
+                               a distribution still keeps them apart)
+    /etc                       made by us: passwd, group, hosts, nsswitch.conf, and copies of the machine's ld.so.cache,
+                               localtime, alternatives and openssl.cnf; read-only
+    /proc                      of its own process namespace, kernel settings read-only
+    /dev                       null, zero, full, random, urandom, tty, pts, shm; the directory itself read-only
+    /tmp, /home/app, /dev/shm  private and empty, each limited to `limits.tmp`
+    the mounts of the request  on top
+
+It runs as user 1000 inside; outside that is the node's user, or SANDBOX_UID if the node is root. It has its own user,
+process, network, IPC, host name, mount and cgroup namespaces, no capabilities, cannot gain privileges and is filtered
+by seccomp.py. With `network="host"` it has the machine's network, name resolution and CA certificates.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moorage.errors import ArgumentsTooLong, Invalid, SandboxUnavailable
+from moorage.model.limits import Limits
+from moorage.sandbox import overlays
+from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, OutputSink, Overlay, Process, ProcessSpec, Writable
+from moorage.sandbox.processes import Launch, Spawner
+from moorage.sandbox.rlimits import rlimits
+from moorage.sandbox.staging import STAGE
+
+MOST_WORDS = 9_000
+"""Bubblewrap refuses a longer command line."""
+NETWORK_FILES = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/ssl/certs", "/etc/pki")
+ISOLATION = (
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--uid", "1000", "--gid", "1000", "--hostname", "moorage", "--cap-drop", "ALL"),
+    *("--die-with-parent", "--new-session", "--clearenv"),
+)
+MACHINE_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What this machine was seen to allow."""
+
+    overlay: bool = True
+    disable_userns: bool = True
+    """Whether bubblewrap can forbid further user namespaces; the seccomp filter does so in any case."""
+
+
+class Bubblewrap:
+    """Isolation by bubblewrap."""
+
+    name = "bubblewrap"
+
+    def __init__(self, spawner: Spawner, *, etc: Path, seccomp: Path | None) -> None:
+        self.features = Features()
+        self._spawner = spawner
+        self._etc = etc
+        self._seccomp = seccomp
+        self._program = shutil.which("bwrap")
+        self._base = tuple(_base())
+        self._prlimit = shutil.which("prlimit")
+
+    async def start(self, spec: ProcessSpec, *, name: str, output: OutputSink) -> Process:
+        """Start a process.
+
+        Raises SandboxUnavailable if this machine cannot make the sandbox, ArgumentsTooLong, and Invalid for a NUL byte
+        in an argument, path or variable.
+        """
+        if self._program is None:
+            raise SandboxUnavailable("Bubblewrap is not installed.", hint="Install it: apt install bubblewrap")
+        mounts = spec.mounts if self.features.overlay else await overlays.materialised(spec.mounts, owner=_user())
+        launch = self._launch(spec, mounts, self._program)
+        after = None if _user() else partial(overlays.open_work_directories, mounts)
+        return await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
+
+    async def reap(self) -> int:
+        """Kill everything that an earlier node on this data directory left running; return how many processes."""
+        return await self._spawner.cgroups.reap()
+
+    async def close(self) -> None:
+        """Kill what still runs, end the spawner and give the cgroups back, also for sandboxes that share them."""
+        await self._spawner.stop()
+        self._spawner.cgroups.close()
+
+    def _launch(self, spec: ProcessSpec, mounts: tuple[Mount, ...], program: str) -> Launch:
+        staged = _user() is not None or any(isinstance(mount, Overlay) for mount in mounts)
+        sources = [f"{STAGE}/{number}" if staged else str(_source(mount)) for number, mount in enumerate(mounts)]
+        etc = f"{STAGE}/{len(mounts)}" if staged else str(self._etc)
+        options = (*self._base, *self._options(spec, mounts, sources, etc))
+        argv = (*self._limiter(spec.limits), *spec.argv)
+        _check(options, argv)
+        return Launch(
+            kind="bubblewrap",
+            program=program,
+            argv=argv,
+            options=options,
+            user=_user(),
+            rlimits=tuple(rlimits(spec.limits, self._spawner.cgroups.enforced)),
+            mounts=tuple(_staged(mount) for mount in (*mounts, self._etc)) if staged else None,
+            seccomp=str(self._seccomp) if self._seccomp else None,
+        )
+
+    def _limiter(self, limits: Limits) -> tuple[str, ...]:
+        """Limit processes where no cgroup does: per sandbox, which only a process within it can ask for."""
+        if "pids" in self._spawner.cgroups.enforced or self._prlimit is None:
+            return ()
+        return (self._prlimit, f"--nproc={limits.pids}", "--")
+
+    def _options(self, spec: ProcessSpec, mounts: tuple[Mount, ...], sources: list[str], etc: str) -> Iterator[str]:
+        if self.features.disable_userns:
+            yield "--disable-userns"
+        yield from ("--ro-bind", etc, "/etc")
+        yield from _network(spec.network)
+        size = str(spec.limits.tmp)
+        for target in ("/tmp", HOME, "/dev/shm"):  # noqa: S108 - in the sandbox
+            yield from ("--perms", "1777", "--size", size, "--tmpfs", target)
+        for mount, source in zip(mounts, sources, strict=True):
+            yield from ("--bind" if isinstance(mount, Writable | Overlay) else "--ro-bind", source, mount.target)
+        yield from ("--remount-ro", "/", "--remount-ro", "/dev")
+        for key, value in spec.env.items():
+            yield from ("--setenv", key, value)
+        yield from ("--chdir", spec.cwd)
+
+
+def make_etc(directory: Path) -> None:
+    """Make the little /etc that every sandbox sees; it holds nothing that tells about the machine."""
+    files = {
+        "passwd": f"app:x:1000:1000:app:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+        "group": "app:x:1000:\nnogroup:x:65534:\n",
+        "hosts": "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 moorage\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+        "resolv.conf": "",
+    }
+    (directory / "ssl" / "certs").mkdir(parents=True)
+    (directory / "pki").mkdir()
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    for name in ("ld.so.cache", "localtime", "ssl/openssl.cnf"):
+        if Path("/etc", name).is_file():
+            shutil.copyfile(Path("/etc", name), directory / name)
+    if Path("/etc/alternatives").is_dir():
+        shutil.copytree("/etc/alternatives", directory / "alternatives", symlinks=True)
+
+
+def _base() -> Iterator[str]:
+    """Give the options that are the same for every process."""
+    yield from ISOLATION
+    yield from ("--ro-bind", "/usr", "/usr")
+    for name in MACHINE_DIRECTORIES:
+        path = Path("/", name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.is_dir():
+            yield from ("--ro-bind", str(path), str(path))
+    yield from ("--proc", "/proc", "--dev", "/dev", "--symlink", "/tmp", "/var/tmp")  # noqa: S108 - in the sandbox
+
+
+def _user() -> int | None:
+    """Who isolated processes are outside, if not the node's own user."""
+    return SANDBOX_UID if os.geteuid() == 0 else None
+
+
+def _network(network: str) -> Iterator[str]:
+    if network == "none":
+        yield "--unshare-net"
+        return
+    for path in NETWORK_FILES:
+        yield from ("--ro-bind-try", path, path)
+
+
+def _source(mount: Mount) -> Path:
+    assert not isinstance(mount, Overlay)
+    return mount.source
+
+
+def _staged(mount: Mount | Path) -> dict[str, Any]:
+    if isinstance(mount, Overlay):
+        return {"lower": [str(path) for path in mount.lower], "upper": str(mount.upper), "work": str(mount.work)}
+    source = mount if isinstance(mount, Path) else mount.source
+    return {"source": str(source), "writable": isinstance(mount, Writable)}
+
+
+def _check(options: tuple[str, ...], argv: tuple[str, ...]) -> None:
+    """Refuse what bubblewrap would read as something else: its options are separated by NUL bytes."""
+    if len(options) + len(argv) > MOST_WORDS:
+        raise ArgumentsTooLong(f"There are {len(argv)} arguments; bubblewrap takes fewer than {MOST_WORDS}.")
+    if any("\0" in word for word in (*options, *argv)):
+        raise Invalid("An argument, a path or an environment variable has a NUL byte in it.")

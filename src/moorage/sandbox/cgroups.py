@@ -1,0 +1,252 @@
+"""Cgroups: limits that hold for a whole process tree, and the name by which leftovers are found.
+
+Version 1, version 2 and hybrids of the two look the same from outside: a group per attempt below one directory of the
+node, `moorage-ID`, in every hierarchy that has a controller we want. Files are read and written in the event loop: the
+kernel answers them in microseconds.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from moorage.model.limits import Limits
+from moorage.sandbox.hierarchies import Hierarchy, find_parent, hierarchies
+
+PERIOD = 100_000
+"""Microseconds over which a share of the processors is given out."""
+LEAST_QUOTA = 1_000
+KILL_WITHIN = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a group used: CPU seconds, bytes, processes killed for memory; None where nothing counts it."""
+
+    cpu: float | None = None
+    peak_memory: int | None = None
+    oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """The node's directory in one hierarchy, and the controllers that limit the groups below it."""
+
+    version: Literal[1, 2]
+    path: Path
+    controllers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The cgroup of one attempt: a directory in each hierarchy."""
+
+    name: str
+    parents: tuple[Parent, ...]
+
+    @property
+    def procs(self) -> tuple[str, ...]:
+        """Files to which a process writes "0" to enter."""
+        return tuple(f"{parent.path}/{self.name}/cgroup.procs" for parent in self.parents)
+
+    def usage(self) -> Usage:
+        """Read what its processes have used so far."""
+        values: dict[str, float] = {}
+        for parent in self.parents:
+            values |= _usage(parent, f"{parent.path}/{self.name}")
+        peak = values.get("peak")
+        return Usage(
+            cpu=values.get("cpu"),
+            peak_memory=None if peak is None else int(peak),
+            oom_kills=int(values.get("oom_kills", 0)),
+        )
+
+    def kill(self) -> int:
+        """Kill its processes; return how many there were."""
+        return sum(_kill(parent.path / self.name) for parent in self.parents[:1])
+
+    async def remove(self) -> None:
+        """Remove it as soon as its processes are gone, killing those that are left."""
+        for parent in self.parents:
+            await _remove(parent.path / self.name)
+
+
+@dataclass(slots=True, kw_only=True)
+class Cgroups:
+    """The cgroups of one node."""
+
+    node: str
+    parents: tuple[Parent, ...]
+    found: tuple[Hierarchy, ...] = ()
+    _live: set[str] = field(default_factory=set)
+
+    @property
+    def enforced(self) -> frozenset[str]:
+        """Which of `memory`, `pids` and `cpu` hold on this machine."""
+        return frozenset().union(*(parent.controllers for parent in self.parents)) & {"memory", "pids", "cpu"}
+
+    def create(self, name: str, limits: Limits) -> Group:
+        """Make the group of an attempt, empty and limited.
+
+        Raises OSError if the kernel has no room for more.
+        """
+        self._live.add(name)
+        for parent in self.parents:
+            path = f"{parent.path}/{name}"
+            os.mkdir(path)  # noqa: PTH102 - this is the hot path, and half of it would be pathlib
+            _limit(parent, path, limits)
+        return Group(name=name, parents=self.parents)
+
+    async def remove(self, group: Group) -> None:
+        """Remove the group of an attempt that has ended."""
+        await group.remove()
+        self._live.discard(group.name)
+
+    async def reap(self) -> int:
+        """Kill what earlier nodes of the same data directory left, wherever in the trees; return how many processes."""
+        return await asyncio.to_thread(self._reap)
+
+    def close(self) -> None:
+        """Give the node's directories back."""
+        for parent in self.parents:
+            with contextlib.suppress(OSError):
+                parent.path.rmdir()
+
+    def _reap(self) -> int:
+        killed: set[int] = set()
+        for directory in self._node_directories():
+            for group in [path for path in directory.iterdir() if path.is_dir() and path.name not in self._live]:
+                killed |= _end(group)
+            if directory not in {parent.path for parent in self.parents}:
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+        return len(killed)
+
+    def _node_directories(self) -> Iterator[Path]:
+        for hierarchy in self.found:
+            for path, names, _ in os.walk(hierarchy.mount):
+                if self.node in names:
+                    names.remove(self.node)
+                    yield Path(path, self.node)
+
+
+def open_cgroups(node_id: str) -> Cgroups:
+    """Find where this process may make cgroups, for a node known by `node_id` (a hash of its data directory)."""
+    node, found = f"moorage-{node_id}", tuple(hierarchies())
+    parents = [_open_parent(hierarchy, node) for hierarchy in found]
+    return Cgroups(node=node, parents=tuple(parent for parent in parents if parent), found=found)
+
+
+def _open_parent(hierarchy: Hierarchy, node: str) -> Parent | None:
+    place = find_parent(hierarchy, node)
+    if place is None:
+        return None
+    path, controllers = place
+    return Parent(version=hierarchy.version, path=path, controllers=controllers)
+
+
+def _limit(parent: Parent, path: str, limits: Limits) -> None:
+    quota = max(int(limits.cpus * PERIOD), LEAST_QUOTA)
+    two = parent.version == 2
+    if "memory" in parent.controllers:
+        _write(f"{path}/{'memory.max' if two else 'memory.limit_in_bytes'}", limits.memory)
+        with contextlib.suppress(OSError):  # swap may not be counted on this machine: `moorage doctor` says so
+            _write(f"{path}/{'memory.swap.max' if two else 'memory.memsw.limit_in_bytes'}", 0 if two else limits.memory)
+    if "pids" in parent.controllers:
+        _write(f"{path}/pids.max", limits.pids)
+    if "cpu" in parent.controllers:
+        with contextlib.suppress(OSError):  # more than a group above us has is refused, and that group still limits
+            _write(f"{path}/{'cpu.max' if two else 'cpu.cfs_quota_us'}", f"{quota} {PERIOD}" if two else quota)
+
+
+def _usage(parent: Parent, path: str) -> dict[str, float]:
+    values: dict[str, float] = {}
+    with contextlib.suppress(OSError):  # a figure that this kernel does not have
+        if parent.version == 2:
+            values["cpu"] = _table(f"{path}/cpu.stat")["usage_usec"] / 1e6
+        elif "cpuacct" in parent.controllers:
+            values["cpu"] = int(_read(f"{path}/cpuacct.usage")) / 1e9
+    if "memory" not in parent.controllers:
+        return values
+    events, peak = (
+        ("memory.events", "memory.peak") if parent.version == 2 else ("memory.oom_control", "memory.max_usage_in_bytes")
+    )
+    values["oom_kills"] = _table(f"{path}/{events}").get("oom_kill", 0)
+    with contextlib.suppress(OSError):
+        values["peak"] = int(_read(f"{path}/{peak}"))
+    return values
+
+
+async def _remove(path: Path) -> None:
+    deadline = time.monotonic() + KILL_WITHIN
+    while not _removed(path) and time.monotonic() < deadline:
+        _kill(path)
+        await asyncio.sleep(0.01)
+
+
+def _end(path: Path) -> set[int]:
+    """Kill the processes of a leftover group until there are none and remove it."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + KILL_WITHIN
+    while not _removed(path) and time.monotonic() < deadline:
+        killed.update(_members(path))
+        _kill(path)
+        time.sleep(0.01)
+    return killed
+
+
+def _removed(path: Path) -> bool:
+    try:
+        os.rmdir(path)  # noqa: PTH106 - hot path
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
+
+
+def _kill(path: Path) -> int:
+    """Kill every process of a group: at once where the kernel can, else one by one."""
+    members = _members(path)
+    try:
+        _write(f"{path}/cgroup.kill", 1)
+    except OSError:
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+    return len(members)
+
+
+def _members(path: Path) -> list[int]:
+    try:
+        return [int(line) for line in _read(f"{path}/cgroup.procs").split()]
+    except FileNotFoundError:
+        return []
+
+
+def _table(path: str) -> dict[str, int]:
+    return {key: int(value) for key, value in (line.split() for line in _read(path).splitlines())}
+
+
+def _read(path: str) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 16).decode()
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, value: object) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,148 @@
+"""From the spawner's fork to the process itself: the steps that a child takes, in an order that matters.
+
+Runs in the spawner's children; standard library only. The request is JSON in a memory file:
+
+    kind         "bubblewrap" or "host"
+    program      path of bubblewrap
+    argv         arguments of the process, its name first
+    options      bubblewrap's own options
+    env, cwd     of a host process (bubblewrap has them among its options)
+    user         uid and gid to become, or null
+    cgroups      `cgroup.procs` files to enter
+    rlimits      pairs of the number of a resource limit and its value
+    mounts       to stage (staging.py), or null to leave the mounts of the machine alone
+    seccomp      path of a filter program, or null
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+from typing import Any, NoReturn
+
+from moorage.sandbox import staging
+from moorage.sandbox.monitor import monitor, tell
+
+
+def launch(descriptors: list[int], *, status: int, parent: int, idmap: int | None) -> NoReturn:
+    """Become the requested process; what fails on the way is told as `{"step": WHAT, "why": TEXT, "errno": NUMBER}`."""
+    step = ["read the request"]
+    try:
+        request = _take(descriptors)
+        _forget_all_but(status, idmap)
+        _detach()
+        step[0] = "enter the cgroup"
+        for path in request["cgroups"]:
+            _enter(path)
+        step[0] = "read the filter"
+        own = _own_options(request["seccomp"], status)
+        step[0] = "mount"
+        _see(request, idmap)
+        step[0] = "execute"
+        _execute(request, own, status, parent)
+    except Exception as error:  # a child must never run on as a second spawner
+        tell(status, {"step": step[0], "why": str(error), "errno": getattr(error, "errno", None) or 0})
+    finally:
+        os._exit(1)
+
+
+def _take(descriptors: list[int]) -> dict[str, Any]:
+    """Read the request and put the streams where they belong."""
+    request, *streams = descriptors
+    with open(request, "rb") as file:
+        content = file.read()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    return dict(json.loads(content))
+
+
+def _forget_all_but(*wanted: int | None) -> None:
+    """Close what belongs to the spawner: with its socket a process could give it orders."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in wanted:
+            with contextlib.suppress(OSError):  # the one that listed them is closed already
+                os.close(int(name))
+
+
+def _detach() -> None:
+    """Leave the spawner's session and give every signal its default meaning."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _enter(path: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, b"0")
+    os.close(descriptor)
+
+
+def _see(request: dict[str, Any], idmap: int | None) -> None:
+    if request["mounts"] is None:
+        return
+    staging.enter_namespace(own_user=os.geteuid() != 0)
+    staging.stage(request["mounts"], owner=request["user"], idmap=idmap)
+
+
+def _own_options(seccomp: str | None, status: int) -> list[str]:
+    """Name the descriptors that bubblewrap gets from us."""
+    options = ["--json-status-fd", str(status)]
+    if seccomp is not None:
+        options += ["--seccomp", _pass_on(os.open(seccomp, os.O_RDONLY | os.O_CLOEXEC))]
+    return options
+
+
+def _execute(request: dict[str, Any], own: list[str], status: int, parent: int) -> None:
+    if request["kind"] == "host":
+        _die_with(parent)
+        monitor(lambda: _execute_host(request), status=status)
+    _pass_on(status)
+    options = _pass_on(_memory_file([*own, *request["options"]]))
+    _become(request["user"])
+    _die_with(parent)
+    _limit(request["rlimits"])
+    os.execve(request["program"], ["bwrap", "--args", options, "--", *request["argv"]], {})  # noqa: S606
+
+
+def _execute_host(request: dict[str, Any]) -> None:
+    os.chdir(request["cwd"])
+    _limit(request["rlimits"])
+    os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606
+
+
+def _become(user: int | None) -> None:
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the spawner dies, or now if it has died already; a change of user forgets this."""
+    staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _limit(limits: list[tuple[int, int]]) -> None:
+    for number, value in limits:
+        _, hard = resource.getrlimit(number)
+        lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        with contextlib.suppress(OSError, ValueError):  # some machines let nobody change a limit; go on without
+            resource.setrlimit(number, (lower, lower))
+
+
+def _pass_on(descriptor: int) -> str:
+    os.set_inheritable(descriptor, True)
+    return str(descriptor)
+
+
+def _memory_file(words: list[str]) -> int:
+    """Hold bubblewrap's options, which name the environment, where other users of the machine cannot list them."""
+    descriptor = os.memfd_create("options", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,348 @@
+"""The node's side of the spawner: starting processes, reading their streams, knowing their ends."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import moorage
+from moorage.errors import ArgumentsTooLong, MoorageError, SandboxUnavailable
+from moorage.model.limits import Limits
+from moorage.sandbox.base import SANDBOX_UID, Exit, OutputSink, ProcessSpec, Stream
+from moorage.sandbox.cgroups import Cgroups, Group, Usage
+from moorage.sandbox.spawner import KILL, ORDER, START, TERMINATE
+
+CHUNK = 64 << 10
+"""What a pipe holds."""
+BIG = 1 << 20
+"""Bytes that take less than a millisecond to write."""
+DRAIN = 1.0
+"""Seconds that streams are read on after every process is gone: something outside may hold them open."""
+STOP = 10.0
+MESSAGE = 64 << 10
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+LOST: dict[str, Any] = {"event": "ended", "ran": False}
+HELPER = (
+    "import sys; sys.path.append(sys.argv[1]); from moorage.sandbox.spawner import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the spawner is asked to start; launch.py describes the fields."""
+
+    kind: Literal["bubblewrap", "host"]
+    argv: tuple[str, ...]
+    program: str = ""
+    options: tuple[str, ...] = ()
+    env: dict[str, str] | None = None
+    cwd: str = "/"
+    user: int | None = None
+    rlimits: tuple[tuple[int, int], ...] = ()
+    mounts: tuple[dict[str, Any], ...] | None = None
+    seccomp: str | None = None
+
+    def encode(self, cgroups: tuple[str, ...]) -> bytes:
+        """Write it down for the spawner."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps({**fields, "cgroups": cgroups}).encode()
+
+
+class Pipe:
+    """An output stream, read until every writer is gone."""
+
+    def __init__(self, name: Stream, output: OutputSink) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._name: Stream = name
+        self._output = output
+        self._ours, self.theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._ours, False)
+        asyncio.get_running_loop().add_reader(self._ours, self._read)
+
+    def close(self) -> None:
+        """Read no more."""
+        if not self.closed.done():
+            asyncio.get_running_loop().remove_reader(self._ours)
+            os.close(self._ours)
+            self.closed.set_result(None)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if data := os.read(self._ours, CHUNK):
+                self._output(self._name, data)
+            else:
+                self.close()
+
+
+class Running:
+    """A process that the spawner started, with everything that it starts."""
+
+    def __init__(
+        self,
+        number: int,
+        order: Callable[[int, int], None],
+        output: OutputSink,
+        conclude: Callable[[], Awaitable[Usage]],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.begun: asyncio.Future[bool] = loop.create_future()
+        self.pipes = (Pipe("stdout", output), Pipe("stderr", self._on_stderr))
+        self._order = order
+        self._output = output
+        self._conclude = conclude
+        self._over: asyncio.Future[Exit | MoorageError] = loop.create_future()
+        self._why: dict[str, Any] = {}
+        self._said = b""
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self) -> Exit:
+        """Wait until nothing of it is left.
+
+        Raises SandboxUnavailable or ArgumentsTooLong if it turned out that the process could not be executed.
+        """
+        outcome = await asyncio.shield(self._over)
+        if isinstance(outcome, MoorageError):
+            raise outcome
+        return outcome
+
+    def terminate(self) -> None:
+        """Ask every process of it to end (SIGTERM)."""
+        self._order(TERMINATE, self.number)
+
+    def kill(self) -> None:
+        """End every process of it at once (SIGKILL)."""
+        self._order(KILL, self.number)
+
+    def on_event(self, fact: dict[str, Any]) -> None:
+        """Take note of what the spawner says."""
+        if fact["event"] == "failed":
+            self._why = fact
+            return
+        if not self.begun.done():
+            self.begun.set_result(fact["event"] == "started")
+        if fact["event"] == "ended":
+            self._task = asyncio.get_running_loop().create_task(self._end(fact))
+
+    async def _end(self, fact: dict[str, Any]) -> None:
+        for pipe in self.pipes:
+            if not pipe.closed.done():
+                await asyncio.wait({pipe.closed}, timeout=DRAIN)
+                pipe.close()
+        usage = await self._conclude()
+        self._over.set_result(_exit(fact, usage) if fact["ran"] and not self._why else self._failure())
+
+    def _on_stderr(self, stream: Stream, data: bytes) -> None:
+        """Remember how stderr begins: there bubblewrap says why it gave up."""
+        if len(self._said) < 500:
+            self._said += data[:500]
+        self._output(stream, data)
+
+    def _failure(self) -> MoorageError:
+        if self._why.get("errno") == errno.E2BIG:
+            return ArgumentsTooLong()
+        said = self._said.decode(errors="replace").strip() or "it gave no reason"
+        why = f"cannot {self._why['step']}: {self._why['why']}" if self._why else said
+        return SandboxUnavailable(f"The process could not be started: {why}")
+
+
+class Spawner:
+    """Starts processes through a small helper process, which is itself started when it is needed."""
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        self.cgroups = cgroups
+        self._socket: socket.socket | None = None
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._running: dict[int, Running] = {}
+        self._count = 0
+
+    async def spawn(
+        self,
+        launch: Launch,
+        spec: ProcessSpec,
+        *,
+        name: str,
+        output: OutputSink,
+        after: Callable[[], object] | None = None,
+    ) -> Running:
+        """Start a process in a cgroup called `name`; `after` is called in a thread when nothing of it is left.
+
+        Raises SandboxUnavailable, or ArgumentsTooLong, if it cannot be started.
+        """
+        stdin = await _memory_file(spec.stdin)
+        try:
+            group = self._group(name, spec.limits)
+            running = self._expect(group, output, after)
+            self._send(running, launch.encode(group.procs if group else ()), stdin)
+        finally:
+            os.close(stdin)
+        try:
+            begun = await asyncio.shield(running.begun)
+        except asyncio.CancelledError:
+            running.kill()
+            raise
+        if not begun:
+            await running.wait()
+        return running
+
+    async def stop(self) -> None:
+        """Kill everything that runs and end the helper."""
+        running = list(self._running.values())
+        for process in running:
+            process.kill()
+        await asyncio.gather(*(process.wait() for process in running), return_exceptions=True)
+        self._hang_up()
+        if self._helper:
+            await asyncio.to_thread(_await_end, self._helper)
+            self._helper = None
+
+    def _expect(self, group: Group | None, output: OutputSink, after: Callable[[], object] | None) -> Running:
+        self._count += 1
+        running = Running(self._count, self._order, output, partial(self._conclude, self._count, group, after))
+        self._running[self._count] = running
+        return running
+
+    def _send(self, running: Running, request: bytes, stdin: int) -> None:
+        """Hand the request and the streams to the helper; if that fails, so does the process."""
+        ours = [_sealed(request), *(pipe.theirs for pipe in running.pipes)]
+        try:
+            descriptors = [ours[0], stdin, *ours[1:]]
+            socket.send_fds(self._connect(), [ORDER.pack(START, running.number)], descriptors)
+        except OSError as error:
+            running.on_event({"event": "failed", "step": "reach the spawner", "why": str(error), "errno": error.errno})
+            running.on_event(LOST)
+        finally:
+            for descriptor in ours:
+                os.close(descriptor)
+
+    def _group(self, name: str, limits: Limits) -> Group | None:
+        try:
+            return self.cgroups.create(name, limits) if self.cgroups.parents else None
+        except OSError as error:
+            raise SandboxUnavailable(f"No cgroup could be made: {error}", retryable=True) from error
+
+    def _order(self, order: int, number: int) -> None:
+        if self._socket and number in self._running:
+            with contextlib.suppress(OSError):  # the helper is gone: `_on_readable` ends what it had
+                self._socket.send(ORDER.pack(order, number))
+
+    async def _conclude(self, number: int, group: Group | None, after: Callable[[], object] | None) -> Usage:
+        usage = Usage()
+        if group:
+            usage = group.usage()
+            await self.cgroups.remove(group)
+        if after:
+            await asyncio.to_thread(after)
+        del self._running[number]
+        return usage
+
+    def _connect(self) -> socket.socket:
+        if self._socket is None:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._helper = _start_helper(theirs.fileno())
+            asyncio.get_running_loop().add_reader(self._socket, self._on_readable)
+        return self._socket
+
+    def _hang_up(self) -> None:
+        if self._socket:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _on_readable(self) -> None:
+        assert self._socket is not None
+        while True:
+            try:
+                data = self._socket.recv(MESSAGE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                data = b""
+            if not data:
+                break
+            fact = json.loads(data)
+            self._running[fact["number"]].on_event(fact)
+        self._lose()
+
+    def _lose(self) -> None:
+        """Give up what the helper had when it ended: the kernel has killed it too."""
+        self._hang_up()
+        if self._helper:
+            self._helper.wait()
+        for running in list(self._running.values()):
+            running.on_event({"event": "failed", "step": "go on", "why": "the spawner has ended", "errno": 0})
+            running.on_event(LOST)
+
+
+def _start_helper(descriptor: int) -> subprocess.Popen[bytes]:
+    user = str(SANDBOX_UID) if os.geteuid() == 0 else ""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", HELPER, str(Path(moorage.__path__[0]).parent), str(descriptor), user],
+        pass_fds=(descriptor,),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        start_new_session=True,  # so that Ctrl-C in a terminal reaches the node only
+    )
+
+
+def _await_end(helper: subprocess.Popen[bytes]) -> None:
+    try:
+        helper.wait(STOP)
+    except subprocess.TimeoutExpired:
+        helper.kill()
+        helper.wait()
+
+
+async def _memory_file(content: bytes) -> int:
+    """Hold bytes in a file without a name that nobody can change any more, leaving the event loop air to breathe."""
+    descriptor = os.memfd_create("moorage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        for start in range(0, len(content), BIG):
+            _write(descriptor, content[start : start + BIG])
+            await asyncio.sleep(0)
+        return _seal(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _sealed(content: bytes) -> int:
+    descriptor = os.memfd_create("moorage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    _write(descriptor, content)
+    return _seal(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _seal(descriptor: int) -> int:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    return descriptor
+
+
+def _exit(fact: dict[str, Any], usage: Usage) -> Exit:
+    return Exit(
+        status=fact["status"],
+        wall=fact["wall"],
+        cpu=fact["cpu"] if usage.cpu is None else usage.cpu,
+        peak_memory=fact["peak"] if usage.peak_memory is None else usage.peak_memory,
+        out_of_memory=usage.oom_kills > 0,
+    )

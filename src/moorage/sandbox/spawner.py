@@ -1,0 +1,293 @@
+"""The helper process that starts every process of a node and knows when it has ended.
+
+Standard library only, one thread, little memory: a fork of it costs half a millisecond, whatever the node has grown
+to. It takes orders on a Unix socket (`ORDER` and descriptors), answers with JSON, and ends everything that it
+started when the node goes away. `processes.py` is the node's side.
+
+It is a subreaper: whatever loses its parent below it becomes its child, so that nothing gets away unseen.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from typing import Any
+
+from moorage.sandbox import staging
+from moorage.sandbox.launch import launch
+from moorage.sandbox.monitor import children, descendants
+
+ORDER = struct.Struct("!BQ")
+"""What to do and the number of the process; to start one, four descriptors come with it."""
+INT = struct.Struct("i")
+START, TERMINATE, KILL = range(3)
+DESCRIPTORS = 4
+"""The request (JSON, see launch.py), stdin, stdout, stderr."""
+LAST_CHANCE = 5.0
+"""Seconds to wait for killed processes once the node is gone; the kernel may keep one for a disk."""
+
+
+class Job:
+    """A started process: `outer` is our child; `inner` is what bubblewrap made process 1 of its own world."""
+
+    def __init__(self, number: int, outer: int, status: int) -> None:
+        self.number = number
+        self.outer = outer
+        self.inner: int | None = None
+        self.inner_gone = False
+        self.monitored = False  # whether `outer` is a monitor (monitor.py), which ends what is below it
+        self.status = status
+        self.told = b""
+        self.started = time.monotonic()
+        self.code: int | None = None
+        self.exit_code: int | None = None
+        self.cpu = 0.0
+        self.peak = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether every process of it is gone."""
+        return self.code is not None and (self.inner is None or self.inner_gone)
+
+    def count(self, usage: Any) -> None:
+        """Add what a process that has ended used."""
+        self.cpu += usage.ru_utime + usage.ru_stime
+        self.peak = max(self.peak, usage.ru_maxrss << 10)
+
+
+class Spawner:
+    """Starts processes on a node's orders and reports their ends."""
+
+    def __init__(self, node: socket.socket, idmap: int | None) -> None:
+        self._node = node
+        self._idmap = idmap
+        self._jobs: dict[int, Job] = {}
+        self._pids: dict[int, Job] = {}
+        self._statuses: dict[int, Job] = {}
+        self._unsent: deque[bytes] = deque()
+        self._poll = select.poll()
+        self._poll.register(node, select.POLLIN)
+        self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll.register(self._woken, select.POLLIN)
+        self._ending = False
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def serve(self) -> None:
+        """Work until the node goes away, then end everything."""
+        while not self._ending:
+            self._step(None)
+        self._poll.unregister(self._node)
+        deadline = time.monotonic() + LAST_CHANCE
+        for job in list(self._jobs.values()):
+            self._kill(job)
+        while self._jobs and time.monotonic() < deadline:
+            self._step(100)
+
+    def _step(self, timeout: int | None) -> None:
+        for descriptor, event in self._poll.poll(timeout):
+            if descriptor == self._woken:
+                os.read(self._woken, 4096)
+            elif descriptor != self._node.fileno():
+                self._read_status(self._statuses[descriptor])
+            elif event & select.POLLOUT:
+                self._flush()
+            elif not self._ending:
+                self._obey()
+        self._reap()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._ending = self._ending or number == signal.SIGTERM
+
+    def _obey(self) -> None:
+        message, descriptors = _receive(self._node)
+        if not message:
+            self._ending = True
+            return
+        order, number = ORDER.unpack(message)
+        if order == START:
+            self._start(number, descriptors)
+        elif job := self._jobs.get(number):
+            (self._kill if order == KILL else self._terminate)(job)
+
+    def _start(self, number: int, descriptors: list[int]) -> None:
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ours, False)
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                launch(descriptors, status=theirs, parent=parent, idmap=self._idmap)
+            job = Job(number, pid, ours)
+            self._jobs[number] = self._pids[pid] = self._statuses[ours] = job
+            self._poll.register(ours, select.POLLIN)
+        except OSError as error:
+            os.close(ours)
+            self._tell(number, "failed", step="fork", why=str(error), errno=error.errno)
+            self._tell(number, "ended", status=1, ran=False, wall=0.0, cpu=0.0, peak=0)
+        finally:
+            for descriptor in (theirs, *descriptors):
+                os.close(descriptor)
+
+    def _read_status(self, job: Job) -> None:
+        """Read what the child or bubblewrap has to say: JSON lines."""
+        if job.status not in self._statuses:
+            return
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(job.status, 4096):
+                job.told += data
+            self._close_status(job)
+        *lines, job.told = job.told.split(b"\n")
+        for line in lines:
+            self._note(job, json.loads(line))
+
+    def _note(self, job: Job, fact: dict[str, Any]) -> None:
+        if "step" in fact:
+            self._tell(job.number, "failed", **fact)
+        elif "child-pid" in fact:
+            job.inner = fact["child-pid"]
+            self._pids[fact["child-pid"]] = job
+            self._tell(job.number, "started")
+        elif "monitor" in fact:
+            job.monitored = True
+            self._tell(job.number, "started")
+        elif "exit-code" in fact:
+            job.exit_code = _from_shell(fact["exit-code"])
+        elif "status" in fact:
+            job.exit_code = fact["status"]
+
+    def _close_status(self, job: Job) -> None:
+        if self._statuses.pop(job.status, None):
+            self._poll.unregister(job.status)
+            os.close(job.status)
+
+    def _reap(self) -> None:
+        stray = False
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid not in self._pids:
+                self._read_all()
+            if job := self._pids.pop(pid, None):
+                job.count(usage)
+                self._ended(job, pid, status)
+            stray = stray or job is None or job.inner is None
+        if stray:
+            self._kill_strays()
+
+    def _read_all(self) -> None:
+        """Learn of every inner process that bubblewrap has told about: it may have ended already."""
+        for job in list(self._statuses.values()):
+            self._read_status(job)
+
+    def _ended(self, job: Job, pid: int, status: int) -> None:
+        if pid == job.outer:
+            self._read_status(job)
+            job.code = os.waitstatus_to_exitcode(status)
+            self._end_inner(job)
+        else:
+            job.inner_gone = True
+        if job.over:
+            self._finish(job)
+
+    def _end_inner(self, job: Job) -> None:
+        """End what the outer process left: the inner one is our child now, and takes its whole world with it."""
+        if job.inner is None or job.inner_gone:
+            return
+        try:
+            pid, _, usage = os.wait4(job.inner, os.WNOHANG)
+        except ChildProcessError:
+            job.inner_gone = True
+            del self._pids[job.inner]
+            return
+        if pid == 0:
+            os.kill(job.inner, signal.SIGKILL)
+        else:
+            job.count(usage)
+            job.inner_gone = True
+            del self._pids[job.inner]
+
+    def _finish(self, job: Job) -> None:
+        self._close_status(job)
+        del self._jobs[job.number]
+        status, wall = job.code, time.monotonic() - job.started
+        ran = job.exit_code is not None or (status is not None and status < 0)
+        if job.exit_code is not None:
+            status = job.exit_code
+        self._tell(job.number, "ended", status=status, ran=ran, wall=wall, cpu=job.cpu, peak=job.peak)
+
+    def _kill(self, job: Job) -> None:
+        """End a process: without its outer process nothing of it is left (`_end_inner`, or monitor.py)."""
+        if job.code is None:
+            os.kill(job.outer, signal.SIGTERM if job.monitored else signal.SIGKILL)
+
+    def _terminate(self, job: Job) -> None:
+        for pid in descendants(job.inner or job.outer) or [job.outer]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _kill_strays(self) -> None:
+        """Kill children that no job knows: what a killed outer process left before it told of its inner one."""
+        for pid in children(os.getpid()):
+            if pid not in self._pids:
+                os.kill(pid, signal.SIGKILL)
+
+    def _tell(self, number: int, event: str, **facts: object) -> None:
+        self._unsent.append(json.dumps({"number": number, "event": event, **facts}).encode())
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what the node takes now; never wait for it, since it may be waiting for us."""
+        if self._ending:
+            self._unsent.clear()
+            return
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while self._unsent:
+                self._node.send(self._unsent[0], socket.MSG_DONTWAIT)
+                self._unsent.popleft()
+        self._poll.modify(self._node, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+
+
+def _receive(node: socket.socket) -> tuple[bytes, list[int]]:
+    """Take one message; nothing when the node is gone. Unlike socket.recv_fds, let no child inherit what comes."""
+    room = socket.CMSG_LEN(DESCRIPTORS * INT.size)
+    try:
+        message, extra, _, _ = node.recvmsg(ORDER.size, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return b"", []
+    return message, [number for _, _, data in extra for (number,) in INT.iter_unpack(data)]
+
+
+def _from_shell(code: int) -> int:
+    """Turn bubblewrap's 128 + signal into minus the signal; an app that exits with such a code looks the same."""
+    return 128 - code if 128 < code <= 128 + signal.NSIG else code
+
+
+def _idmap(user: int | None) -> int | None:
+    """Open the namespace for idmapped mounts; None where it is not needed or not to be had."""
+    with contextlib.suppress(OSError):
+        return None if user is None else staging.idmap_namespace(user)
+    return None
+
+
+def main(descriptor: int, user: int | None) -> None:
+    """Serve the node at the other end of a socket; also end when the node's process dies without a word.
+
+    `user` is who isolated processes of a root node become.
+    """
+    staging.prctl(staging.PR_SET_CHILD_SUBREAPER, 1)
+    staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.set_inheritable(descriptor, False)
+    gc.disable()  # nothing here makes cycles, and a collection would copy the pages that children share
+    Spawner(socket.socket(fileno=descriptor), _idmap(user)).serve()

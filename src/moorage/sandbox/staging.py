@@ -1,0 +1,179 @@
+"""What the kernel is asked for before a process starts: a private mount namespace with the mounts it will see.
+
+Runs in the spawner's children (spawner.py); standard library only. libc is called directly because a shell with
+mount(8) takes ten times as long.
+
+Every source of a mount is staged as /tmp/0, /tmp/1, ... on a tmpfs that only this mount namespace has. An isolated
+process of a root node runs as another user (base.py, SANDBOX_UID): the staged paths are open to it even when the
+sources lie below directories that are not.
+"""
+
+import ctypes
+import os
+import stat
+import time
+from collections.abc import Sequence
+from typing import Any
+
+STAGE = "/tmp"  # noqa: S108 - there on every Linux (bubblewrap needs it too), and covered in our own namespace only
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
+"""The same on every architecture, as are all system calls since Linux 5.0."""
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("set", ctypes.c_uint64),
+        ("clear", ctypes.c_uint64),
+        ("spread", ctypes.c_uint64),
+        ("ns", ctypes.c_uint64),
+    )
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process."""
+    _check(_libc.prctl(option, value, 0, 0, 0))
+
+
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
+    """Mount something; the arguments are those of the system call."""
+    words = [None if word is None else os.fsencode(word) for word in (source, target, kind)]
+    _check(_libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(options)), target)
+
+
+def enter_namespace(*, own_user: bool) -> None:
+    """Give this process a mount namespace of its own, which follows the machine's mounts and never changes them.
+
+    `own_user` adds the user namespace that an ordinary user needs for it, in which the user stays who it is.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    _check(_libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if own_user else 0)))
+    if own_user:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{uid} {uid} 1")
+        _write("/proc/self/gid_map", f"{gid} {gid} 1")
+    mount("none", "/", flags=MS_SLAVE | MS_REC)
+
+
+def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None) -> None:
+    """Mount the sources at /tmp/0, /tmp/1, ... in their order.
+
+    A mount is `{"source": PATH, "writable": BOOL}` or `{"lower": [PATH], "upper": PATH, "work": PATH}`.
+    `owner` is the user that writable directories of root are given to, `idmap` the namespace in which root's files
+    are that user's, so that a process may change its own copy of a file that belongs to root.
+    """
+    opened = [_open(item, owner) for item in mounts]
+    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+    for number, item in enumerate(opened):
+        if isinstance(item, int):
+            _bind(item, f"{STAGE}/{number}")
+        else:
+            _overlay(*item, f"{STAGE}/{number}", idmap)
+
+
+def idmap_namespace(owner: int) -> int:
+    """Open a user namespace that maps root to `owner`, for mounts that show root's files as the owner's."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(theirs, b"x" if _libc.unshare(CLONE_NEWUSER) == 0 else b"")
+        os.close(theirs)
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.close(theirs)
+        os.read(ours, 1)
+        for kind in ("uid_map", "gid_map"):
+            _write(f"/proc/{child}/{kind}", f"0 {owner} 1")
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ours)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def _open(item: dict[str, Any], owner: int | None) -> int | tuple[list[int], int, int]:
+    if "source" in item:
+        return _reach(item["source"], owner if item["writable"] else None)
+    work = _reach(item["work"], owner)
+    inner = f"{_path(work)}/{time.time_ns()}"  # a work directory is never used twice: `volatile` forbids it
+    os.mkdir(inner)
+    return [_reach(lower, None) for lower in item["lower"]], _reach(item["upper"], owner), _reach(inner, owner)
+
+
+def _reach(path: str, owner: int | None) -> int:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    if owner is not None and os.fstat(descriptor).st_uid == 0:
+        os.chown(_path(descriptor), owner, owner)
+    return descriptor
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _bind(source: int, target: str) -> None:
+    _make_mount_point(source, target)
+    mount(_path(source), target, flags=MS_BIND | MS_REC)
+
+
+def _make_mount_point(source: int, target: str) -> None:
+    if stat.S_ISDIR(os.fstat(source).st_mode):
+        os.mkdir(target)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _overlay(lower: list[int], upper: int, work: int, target: str, idmap: int | None) -> None:
+    """Mount an overlay that keeps whole what the process writes.
+
+    redirect_dir and metacopy are off so that what is renamed into a directory of `upper` is found there with its
+    content. `volatile` spares a flush of the whole file system at the end: a crashed attempt is never collected.
+    """
+    trees = [_lower(tree, f"{target}.{number}", idmap) for number, tree in enumerate(lower)]
+    options = [
+        f"lowerdir={':'.join(trees)}",
+        f"upperdir={_path(upper)}",
+        f"workdir={_path(work)}",
+        "redirect_dir=nofollow,metacopy=off,index=off,volatile",
+    ]
+    if os.geteuid() != 0:
+        options.append("userxattr")
+    os.mkdir(target)
+    mount("overlay", target, "overlay", 0, ",".join(options))
+
+
+def _lower(tree: int, target: str, idmap: int | None) -> str:
+    if idmap is None or os.fstat(tree).st_uid != 0:
+        return _path(tree)
+    copy = _check(_libc.syscall(SYS_OPEN_TREE, tree, b"", OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH))
+    attributes = _MountAttr(set=MOUNT_ATTR_IDMAP, ns=idmap)
+    size = ctypes.sizeof(attributes)
+    _check(_libc.syscall(SYS_MOUNT_SETATTR, copy, b"", AT_EMPTY_PATH, ctypes.byref(attributes), size))
+    os.mkdir(target)
+    _check(_libc.syscall(SYS_MOVE_MOUNT, copy, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH))
+    os.close(copy)
+    return target
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _check(result: int, path: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
