@@ -1,20 +1,17 @@
 """`moorage completion`: the completion script of a shell."""
 
 import sys
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 
-def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="The shell that you use.")], /) -> None:
     """Print the completion script of a shell.
 
     For this session of bash: `eval "$(moorage completion bash)"`. To keep it, write it to where the shell looks:
     bash `~/.local/share/bash-completion/completions/moorage`, zsh `_moorage` in a directory of `$fpath`,
     fish `~/.config/fish/completions/moorage.fish`.
-
-    Parameters
-    ----------
-    shell
-        The shell that you use.
     """
     from moorage.cli.main import app
 

@@ -1,0 +1,86 @@
+"""What a job is told on the command line, by `moorage run` and `moorage job submit` alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from moorage.cli import inputs
+from moorage.client import Client
+from moorage.errors import BadUsage
+from moorage.model.apps import App
+from moorage.model.jobs import Job
+
+
+def help_of(text: str) -> Parameter:
+    """Describe a flag; none has a negative form, and empty defaults are not worth showing."""
+    return Parameter(negative="", show_default=False, help=text)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """The flags; sizes are written as `512MiB`."""
+
+    input: Annotated[
+        tuple[str, ...],
+        help_of("A file, a folder (its files keep their relative paths) or NAME=PATH of either; repeat it for more."),
+    ] = ()
+    set: Annotated[tuple[str, ...], help_of("KEY=VALUE, an argument of the app; VALUE is JSON or else text.")] = ()
+    data: Annotated[
+        str | None,
+        help_of("Arguments in the network's own form: a JSON object, or @FILE, or @- for standard input."),
+    ] = None
+    isolation: Annotated[
+        str | None, help_of("Name of the sandbox; `host` is none at all. By default the node's, bubblewrap.")
+    ] = None
+    timeout: Annotated[float | None, help_of("Seconds that the app may run.")] = None
+    cpus: Annotated[str | None, help_of("Cpus to reserve, such as 2 or 500m.")] = None
+    memory: Annotated[str | None, help_of("Memory to reserve, such as 2GiB; the app gets no more.")] = None
+    disk: Annotated[str | None, help_of("What the app may write, such as 10GiB.")] = None
+    label: Annotated[tuple[str, ...], help_of("KEY=VALUE to find the job by.")] = ()
+    after: Annotated[
+        tuple[str, ...], help_of("Id of a job that must succeed first; its outputs become inputs of this one.")
+    ] = ()
+
+    def check(self) -> "Request":
+        """Read everything that can be wrong without a node.
+
+        Raises BadUsage, SourceNotFound, FileBadPath, FileDuplicate.
+        """
+        if self.set and self.data is not None:
+            raise BadUsage("--set and --data cannot be given together.", hint="Put all arguments into --data.")
+        limits = {"cpus": self.cpus, "memory": self.memory, "disk": self.disk}
+        return Request(
+            inputs=inputs.input_files(self.input),
+            options={
+                "settings": inputs.settings(self.set) if self.set else None,
+                "parameters": inputs.data(self.data),
+                "limits": {name: value for name, value in limits.items() if value is not None},
+                "timeouts": {} if self.timeout is None else {"execution": self.timeout},
+                "isolation": self.isolation,
+                "labels": inputs.settings(self.label),
+                "after": self.after,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A job as it was typed: its files on this machine by name, and everything else."""
+
+    inputs: Mapping[str, Path]
+    options: Mapping[str, Any]
+
+    @property
+    def isolation(self) -> str | None:
+        """The sandbox that was asked for."""
+        name: str | None = self.options["isolation"]
+        return name
+
+    def submit(self, client: Client, app: App, job_id: str | None = None) -> Job:
+        """Send the files that the node does not have yet, and the job."""
+        files = [client.upload_file(path, name) for name, path in self.inputs.items()]
+        return client.submit(app.id, inputs=files, job_id=job_id, **self.options)

@@ -1,0 +1,27 @@
+"""`moorage serve`: the node as a service."""
+
+from pathlib import Path
+from typing import Annotated
+
+from moorage.cli.options import help_of
+
+
+def serve(
+    *,
+    host: Annotated[
+        str | None, help_of("Address to listen on; anything but loopback needs a token. [127.0.0.1]")
+    ] = None,
+    port: Annotated[int | None, help_of("TCP port; 0 lets the kernel choose. [4000]")] = None,
+    data_dir: Annotated[Path | None, help_of("Where everything durable is kept. [$MOORAGE_DATA_DIR]")] = None,
+    config: Annotated[Path | None, help_of("TOML file with settings; flags overrule it.")] = None,
+) -> None:
+    """Run the node and its HTTP API until it is stopped.
+
+    SIGTERM and Ctrl-C stop it. Jobs that run then are stopped too, and run again at the next start.
+    """
+    from moorage.cli import service
+    from moorage.cli.logs import log_everything
+    from moorage.node.config import load_config
+
+    log_everything()
+    service.serve(load_config(config, host=host, port=port, data_dir=data_dir))
