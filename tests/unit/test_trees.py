@@ -121,7 +121,9 @@ async def test_what_the_digest_does_not_cover_is_not_stored(trees: Trees, source
     assert not (trees.path(first.name) / "empty").exists()
 
 
-@pytest.mark.parametrize("target", ["/etc/shadow", "../outside", "pkg/../../outside", "up/outside", "/"])
+@pytest.mark.parametrize(
+    "target", ["/etc/shadow", "../outside", "pkg/../../outside", "up/outside", "/", "../source/main.py", "bad"]
+)
 async def test_a_link_that_leads_out_is_refused_and_named(
     trees: Trees, source: Path, tmp_path: Path, target: str
 ) -> None:

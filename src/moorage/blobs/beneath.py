@@ -5,6 +5,7 @@ meanwhile. Everything is opened as a mere handle (O_PATH) first, so that no FIFO
 """
 
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 _OPENAT2 = 437
 """The number of the system call, the same on every architecture."""
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+_TRIES = 1000
+"""The kernel gives up on `..` (EAGAIN) whenever something is renamed or mounted anywhere meanwhile."""
 _HANDLE = os.O_PATH | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -70,6 +73,18 @@ def size_of_file(root: int, path: str) -> int | None:
         os.close(handle)
 
 
+def leads_out(root: int, path: str) -> bool:
+    """Tell whether following `path` below `root`, link by link, would leave `root` or never end.
+
+    What is not there at all leads nowhere, and so not out.
+    """
+    try:
+        os.close(_open_beneath(root, path, _HANDLE, _NO_MAGICLINKS))
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ENOTDIR}
+    return False
+
+
 def _regular(root: int, path: str) -> int | None:
     try:
         handle = _open_beneath(root, path, _HANDLE, _NO_MAGICLINKS)
@@ -83,11 +98,14 @@ def _regular(root: int, path: str) -> int | None:
 
 def _open_beneath(root: int, path: str, flags: int, resolve: int) -> int:
     how = _OpenHow(flags=flags, resolve=resolve | _BENEATH)
-    fd: int = _libc.syscall(_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-    if fd < 0:
+    for _ in range(_TRIES):
+        fd: int = _libc.syscall(_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+        if fd >= 0:
+            return fd
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return fd
+        if number != errno.EAGAIN:
+            break
+    raise OSError(number, os.strerror(number), path)
 
 
 def _reopen(handle: int, flags: int, mode: int) -> int:

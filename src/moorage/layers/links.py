@@ -3,22 +3,26 @@
 import os
 from pathlib import Path
 
+from moorage.blobs.beneath import leads_out, open_root
 from moorage.blobs.names import shown
 from moorage.errors import FileBadPath
 
 
 def inner_link(root: Path, path: str) -> str:
-    """Read the target of a link at `path` below `root`, after making sure that following it stays below `root`.
+    """Read the target of a link at `path` below `root`, after making sure that no step of following it leaves `root`.
 
-    Raises FileBadPath for an absolute target and for one that leads out, also by way of other links.
+    A link to something that is not there passes. Raises FileBadPath for an absolute target, for one that leads out
+    (also by way of other links, also if it comes back in), and for circles.
     """
     target = os.readlink(root / path)  # noqa: PTH115 - a Path would tidy it, and the digest covers it as it is
-    base = os.path.realpath(root)
-    end = os.path.realpath(root / path)
-    if target.startswith("/") or os.path.commonpath((base, end)) != base:
-        raise FileBadPath(
-            f"{shown(path)} is a link that leads out of the app.",
-            hint="Replace the link with the file itself, or link within the app.",
-            path=shown(path),
-        )
-    return target
+    directory = open_root(root)
+    try:
+        if not leads_out(directory, path):
+            return target
+    finally:
+        os.close(directory)
+    raise FileBadPath(
+        f"{shown(path)} is a link that leads out of the app, or in circles.",
+        hint="Replace the link with the file itself, or link within the app.",
+        path=shown(path),
+    )
