@@ -22,4 +22,4 @@ lint: setup  ## Check style, types and who imports whom
 	$(bin)/lint-imports
 
 docs: setup  ## Write the reference pages anew from the code
-	$(bin)/python scripts/docs
+	$(bin)/python scripts/reference.py
