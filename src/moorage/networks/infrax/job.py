@@ -12,10 +12,10 @@ from moorage.networks.base import Context
 from moorage.networks.infrax import texts
 from moorage.networks.infrax.arguments import Arguments
 from moorage.networks.infrax.manifest import MAIN, Knobs, knobs_of
-from moorage.sandbox.base import SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly, Writable
+from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly
 from moorage.sandbox.supervise import Outcome
 
-APP, ENV, HOME = "/app", "/opt/env", "/home/app"
+APP, ENV = "/app", "/opt/env"
 
 
 async def run(ctx: Context) -> Result:
@@ -37,7 +37,7 @@ async def run(ctx: Context) -> Result:
 
 async def _lay_out(ctx: Context) -> None:
     """Make the parts of the work directory: `input/` and `output/` are ordinary directories, no mount points."""
-    for name in ("inputs", "inputs/input", "upper", "upper/output", "work", "home"):
+    for name in ("inputs", "inputs/input", "upper", "upper/output", "work"):
         _make(ctx.workspace / name)
     if not ctx.inputs:
         return
@@ -77,14 +77,10 @@ def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
 def _mounts(workspace: Path, layers: Mapping[str, Path], knobs: Knobs) -> tuple[Mount, ...]:
     inputs, upper = workspace / "inputs", workspace / "upper"
     tree = Overlay(lower=(inputs, layers["app"]), upper=upper, work=workspace / "work", target=APP)
-    mounts: tuple[Mount, ...] = (
-        tree,
-        ReadOnly(source=layers["python"], target=ENV),
-        Writable(source=workspace / "home", target=HOME),
-    )
+    environment = ReadOnly(source=layers["python"], target=ENV)
     if knobs.input_readonly:
-        return (*mounts, ReadOnly(source=inputs / "input", target=f"{APP}/input"))
-    return mounts
+        return tree, environment, ReadOnly(source=inputs / "input", target=f"{APP}/input")
+    return tree, environment
 
 
 def _judge(ctx: Context, outcome: Outcome) -> Result:
