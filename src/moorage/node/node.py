@@ -34,6 +34,7 @@ from moorage.node.runner import Runner
 from moorage.node.scheduler import Scheduler
 from moorage.node.services import LocalServices
 from moorage.sandbox.base import SANDBOX_UID, Check, Sandbox, Stream
+from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.probe import probe
 from moorage.store.base import AppFilter, JobFilter, Page, Store
 from moorage.store.sqlite import SqliteStore
@@ -107,9 +108,11 @@ class Node:
         directory.make()
         with directory.hold():
             async with contextlib.AsyncExitStack() as stack:
-                store = await SqliteStore.open(directory.database)
+                store = SqliteStore.open(directory.database)
                 stack.push_async_callback(store.close)
-                sandboxes = await stack.enter_async_context(open_sandboxes(directory.root))
+                sandboxes = await open_sandboxes(data_dir=directory.root, run_dir=directory.root)
+                for sandbox in sandboxes.values():
+                    stack.push_async_callback(sandbox.close)
                 if config.isolation not in sandboxes:
                     raise UnknownIsolation(f"There is no sandbox called {config.isolation!r}.")
                 node = cls(config, store=store, sandboxes=sandboxes, networks=installed_networks())
