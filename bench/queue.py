@@ -98,7 +98,7 @@ def send_share(client: socket.socket, request: bytes, share: int) -> None:
 def reading_times(node: Server) -> dict[str, float]:
     """Measure listing and showing, in milliseconds (median of 50)."""
     connection = node.connect()
-    newest = connection.call("GET", "/v1/jobs?limit=50")["jobs"]
+    newest = connection.call("GET", "/v1/jobs?limit=50")
     paths = {
         "list": "/v1/jobs?limit=50",
         "list queued": "/v1/jobs?limit=50&state=queued",

@@ -57,7 +57,9 @@ async def test_a_history_tells_every_state_in_order_and_without_gaps(lab: Lab):
 
 
 async def test_a_job_that_runs_after_another_gets_its_outputs_as_inputs(lab: Lab):
-    first = await lab.app("import time\ntime.sleep(0.5)\nimport os\nos.mkdir('output/sub')\nopen('output/sub/n', 'w').write('41')")
+    first = await lab.app(
+        "import time\ntime.sleep(0.5)\nimport os\nos.mkdir('output/sub')\nopen('output/sub/n', 'w').write('41')"
+    )
     second = await lab.app("print(int(open('input/sub/n').read()) + len(open('input/own').read()))")
     job_a = await lab.submit(first)
     job_b = await lab.submit(second, inputs={"own": b"x"}, after=(job_a.id,))

@@ -97,7 +97,9 @@ print("main is done")
 
 
 async def test_an_app_that_ignores_sigterm_is_killed_after_the_grace(lab: Lab):
-    stubborn = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(600)"
+    stubborn = (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(600)"
+    )
     done = await lab.run(await lab.app(stubborn), seconds=2)
     assert done.stdout == b"deaf\n"
     assert done.code == "job_timed_out"
