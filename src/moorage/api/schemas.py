@@ -13,6 +13,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from moorage.model.callers import LOCAL
 from moorage.model.jobs import JSON
 from moorage.model.limits import Limits, Timeouts
 from moorage.model.states import AppState
@@ -37,6 +38,12 @@ def _positive(value: int) -> int:
     if not 0 < value < 1 << 62:
         raise ValueError("Input should be greater than 0 and less than 4 EiB")
     return value
+
+
+def _not_local(name: str) -> str:
+    if name == LOCAL.name:
+        raise ValueError("This is what the node calls whoever reaches it over loopback")
+    return name
 
 
 Cpus = Annotated[
@@ -200,7 +207,7 @@ class TokenBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "alice", "operator": False}]})
 
-    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"), AfterValidator(_not_local)]
     operator: bool = False
 
 

@@ -29,7 +29,17 @@ class Listening:
 
 
 class _Embedded(uvicorn.Server):
-    """A server that leaves the signals to whoever runs the loop."""
+    """A server that leaves the signals to whoever runs the loop, and ends when told rather than at its next tick."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def main_loop(self) -> None:
+        while not self._stopping.is_set():
+            await self.on_tick(0)  # renews the Date header
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1)
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return contextlib.nullcontext()
@@ -63,7 +73,7 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def _running(ends: list[tuple[ASGIApp, socket.socket]], stopping: asyncio.Event) -> AsyncIterator[None]:
-    servers = [_Embedded(_config(app)) for app, _ in ends]
+    servers = [_Embedded(_config(app), stopping) for app, _ in ends]
     tasks = [
         asyncio.ensure_future(server.serve([listener])) for server, (_, listener) in zip(servers, ends, strict=True)
     ]
@@ -71,8 +81,6 @@ async def _running(ends: list[tuple[ASGIApp, socket.socket]], stopping: asyncio.
         yield
     finally:
         stopping.set()
-        for server in servers:
-            server.should_exit = True
         await asyncio.gather(*tasks)
 
 
