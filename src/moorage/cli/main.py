@@ -39,7 +39,9 @@ for _name, _help in COMMANDS.items():
 
 def main() -> NoReturn:
     """Run the command that was typed, and end with its exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup a hang-up is to be ignored
+            signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
 
