@@ -41,7 +41,7 @@ async def add_app(request: Request) -> Response:
     return rendered(APP, app, 201, {"location": f"/v1/apps/{app.id}"})
 
 
-@router.get("/apps", response_model=list[App], responses=answers(APPS, [examples.APP]))
+@router.get("/apps", response_model=list[App], responses=answers(APPS, [examples.APP], 404))
 async def list_apps(
     request: Request,
     *,

@@ -49,7 +49,9 @@ async def upload_verified(request: Request, digest: Digest) -> Response:
     return rendered(STORED, Stored(digest=digest, size=size), 201, _location(digest))
 
 
-@router.head("/blobs/{digest}", responses={200: {"description": "It is here"}, **documented(404)})
+@router.head(
+    "/blobs/{digest}", response_class=Response, responses={200: {"description": "It is here"}, **documented(404)}
+)
 async def look(request: Request, digest: Digest) -> Response:
     """Tell whether a blob is here, and its size as Content-Length."""
     return Response(headers={"content-length": str(_size(request, digest)), "accept-ranges": "bytes"})

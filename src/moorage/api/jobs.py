@@ -71,7 +71,7 @@ async def put_job(request: Request, job_id: JobId) -> Response:
     return await _submit(request, job_id)
 
 
-@router.get("/jobs", response_model=list[Job], responses=answers(JOBS, [examples.JOB]))
+@router.get("/jobs", response_model=list[Job], responses=answers(JOBS, [examples.JOB], 404))
 async def list_jobs(
     request: Request,
     *,

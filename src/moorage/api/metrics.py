@@ -14,6 +14,7 @@ from moorage.model.states import AttemptState, JobState
 
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 ENDS = {f"attempt.{state}": str(state) for state in AttemptState if state.terminal}
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SHOWN = 'moorage_jobs{state="queued"} 2.0\n'
 
 router = APIRouter()
@@ -61,9 +62,7 @@ class Counted:
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # The template, not the path: a label per job would never stop growing.
-                route = getattr(scope.get("route"), "path", "unknown")
-                self._requests.labels(scope["method"], route, message["status"]).inc()
+                self._requests.labels(*_labels(scope), message["status"]).inc()
             await send(message)
 
         await self._app(scope, receive, watched)
@@ -88,3 +87,10 @@ async def show_metrics(request: Request) -> Response:
         metrics.cpus.labels(place.name).set(place.free_cpus)
         metrics.memory.labels(place.name).set(place.free_memory)
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _labels(scope: Scope) -> tuple[str, str]:
+    """Name a request by what the node made of it, never by what the client wrote: labels must not grow for ever."""
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    route = getattr(scope.get("route"), "path", None) or (scope["path"] if "endpoint" in scope else "unknown")
+    return method, route
