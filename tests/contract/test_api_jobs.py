@@ -151,7 +151,7 @@ def test_repeating_a_request_makes_one_job(served: Served, client: Client, app: 
     assert len(keyed) == 1
 
 
-@pytest.mark.parametrize("job_id", ["a b", "../x", "ü", "x" * 65, "."])
+@pytest.mark.parametrize("job_id", ["a b", "../x", "ü", "x" * 65])
 def test_a_strange_job_id_is_refused(client: Client, app: App, job_id: str) -> None:
     with pytest.raises((Invalid, NotFound)):
         client.submit(app.id, job_id=job_id)

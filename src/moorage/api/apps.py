@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from moorage.api import examples
-from moorage.api.jobs import Before, Limit, Wait
+from moorage.api.jobs import Before, Limit, Seen, Wait
 from moorage.api.routing import answers, here, read, rendered, takes
 from moorage.api.schemas import AppBody, EditBody, StateBody
 from moorage.api.sources import staged
@@ -46,9 +46,15 @@ async def list_apps(
     request: Request,
     *,
     state: Annotated[AppState | None, Query(description="Only apps in this state.", examples=["TESTING"])] = None,
-    network: Annotated[str | None, Query(max_length=255, description="Only apps of this network.")] = None,
-    name: Annotated[str | None, Query(max_length=255, description="Only apps of this name.")] = None,
-    owner: Annotated[str | None, Query(max_length=255, description="Only apps of this owner.")] = None,
+    network: Annotated[
+        str | None, Query(max_length=255, description="Only apps of this network.", examples=["infrax"])
+    ] = None,
+    name: Annotated[
+        str | None, Query(max_length=255, description="Only apps of this name.", examples=["word-count"])
+    ] = None,
+    owner: Annotated[
+        str | None, Query(max_length=255, description="Only apps of this owner.", examples=["local"])
+    ] = None,
     before: Before = None,
     limit: Limit = 50,
 ) -> Response:
@@ -63,9 +69,7 @@ async def show_app(
     request: Request,
     app_id: AppId,
     wait: Wait = 0,
-    after: Annotated[
-        int | None, Query(ge=0, description="Wait for an event later than this `seq`; by default for the next.")
-    ] = None,
+    after: Seen = None,
 ) -> Response:
     """Show an app; with `wait`, as soon as something has happened to it."""
     node, caller = here(request)

@@ -37,7 +37,16 @@ SUBMISSION = takes(
     header("Idempotency-Key", "The same key with the same request gives the same job.", "k-1"),
     header("Prefer", "`wait=SECONDS` answers only when the job has ended.", "wait=1"),
 )
-Before = Annotated[str | None, Query(max_length=255, description="Show those older than this one.")]
+ACCEPTED = answers(JOB, examples.JOB) | answers(JOB, examples.JOB, 404, 409, 413, 415, status=201)
+ACCEPTED[200] |= {"model": Job, "description": "The same request was made before; this is its job"}
+
+Before = Annotated[
+    str | None, Query(max_length=255, description="Show those older than this one.", examples=[examples.JOB_ID])
+]
+Seen = Annotated[
+    int | None,
+    Query(ge=0, le=2**53, description="Wait for an event later than this `seq`; by default the next.", examples=[1]),
+]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.", examples=[50])]
 
 
@@ -45,10 +54,7 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.", exa
     "/jobs",
     status_code=201,
     response_model=Job,
-    responses={
-        **answers(JOB, examples.JOB, 404, 409, 413, 415, status=201),
-        200: {"model": Job, "description": "The same request was made before; this is its job."},
-    },
+    responses=ACCEPTED,
     openapi_extra=SUBMISSION,
 )
 async def submit_job(request: Request) -> Response:
@@ -60,10 +66,7 @@ async def submit_job(request: Request) -> Response:
     "/jobs/{job_id}",
     status_code=201,
     response_model=Job,
-    responses={
-        **answers(JOB, examples.JOB, 404, 409, 413, 415, status=201),
-        200: {"model": Job, "description": "It was there already, made by the same request."},
-    },
+    responses=ACCEPTED,
     openapi_extra=SUBMISSION,
 )
 async def put_job(request: Request, job_id: JobId) -> Response:
@@ -76,11 +79,20 @@ async def list_jobs(
     request: Request,
     *,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.", examples=["queued"])] = None,
-    app_id: Annotated[str | None, Query(max_length=255, description="Only jobs of this app.")] = None,
-    network: Annotated[str | None, Query(max_length=255, description="Only jobs of this network.")] = None,
-    parent_id: Annotated[str | None, Query(max_length=255, description="Only children of this job.")] = None,
+    app_id: Annotated[
+        str | None, Query(max_length=255, description="Only jobs of this app.", examples=[examples.APP_ID])
+    ] = None,
+    network: Annotated[
+        str | None, Query(max_length=255, description="Only jobs of this network.", examples=["infrax"])
+    ] = None,
+    parent_id: Annotated[
+        str | None, Query(max_length=255, description="Only children of this job.", examples=[examples.JOB_ID])
+    ] = None,
     label: Annotated[
-        list[str] | None, Query(max_length=64, description="Only jobs with all of these labels: `KEY=VALUE`.")
+        list[str] | None,
+        Query(
+            max_length=64, description="Only jobs with all of these labels: `KEY=VALUE`.", examples=[["project=whales"]]
+        ),
     ] = None,
     before: Before = None,
     limit: Limit = 50,
@@ -96,9 +108,7 @@ async def show_job(
     request: Request,
     job_id: JobId,
     wait: Wait = 0,
-    after: Annotated[
-        int | None, Query(ge=0, description="Wait for an event later than this `seq`; by default for the next.")
-    ] = None,
+    after: Seen = None,
 ) -> Response:
     """Show a job; with `wait`, as soon as something has happened to it, and at once if it has ended."""
     node, caller = here(request)

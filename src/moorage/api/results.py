@@ -61,7 +61,11 @@ async def tar_outputs(request: Request, job_id: JobId) -> Response:
 @router.get(
     "/jobs/{job_id}/outputs/{path:path}",
     response_class=FileResponse,
-    responses={**documented(404), **RANGES, 200: {"description": "The file", "content": {"*/*": BYTES}}},
+    responses={
+        **documented(404),
+        **RANGES,
+        200: {"description": "The file", "content": {"*/*": {**BYTES, "example": "42"}}},
+    },
 )
 async def show_output(
     request: Request,
