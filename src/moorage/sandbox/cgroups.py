@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +23,16 @@ PERIOD = 100_000
 """Microseconds over which a share of the processors is given out."""
 LEAST_QUOTA = 1_000
 KILL_WITHIN = 5.0
+MEMORY_FILES = {1: ("memory.oom_control", "memory.max_usage_in_bytes"), 2: ("memory.events", "memory.peak")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a group used: CPU seconds, bytes, processes killed for memory; None where nothing counts it."""
+    """What a group used, in bytes (None where nothing counts it), and how many processes were killed for memory.
 
-    cpu: float | None = None
+    CPU time is not among it: the spawner gets that of a whole tree from wait4.
+    """
+
     peak_memory: int | None = None
     oom_kills: int = 0
 
@@ -55,17 +58,14 @@ class Group:
         """Files to which a process writes "0" to enter."""
         return tuple(f"{parent.path}/{self.name}/cgroup.procs" for parent in self.parents)
 
+    def limit(self, limits: Limits) -> None:
+        """Set its limits."""
+        for parent in self.parents:
+            _limit(parent, f"{parent.path}/{self.name}", limits)
+
     def usage(self) -> Usage:
         """Read what its processes have used so far."""
-        values: dict[str, float] = {}
-        for parent in self.parents:
-            values |= _usage(parent, f"{parent.path}/{self.name}")
-        peak = values.get("peak")
-        return Usage(
-            cpu=values.get("cpu"),
-            peak_memory=None if peak is None else int(peak),
-            oom_kills=int(values.get("oom_kills", 0)),
-        )
+        return next((_usage(parent, self.name) for parent in self.parents if "memory" in parent.controllers), Usage())
 
     def kill(self) -> int:
         """Kill its processes; return how many there were."""
@@ -89,18 +89,33 @@ class Cgroups:
     @property
     def enforced(self) -> frozenset[str]:
         """Which of `memory`, `pids` and `cpu` hold on this machine."""
-        return frozenset().union(*(parent.controllers for parent in self.parents)) & {"memory", "pids", "cpu"}
+        return frozenset().union(*(parent.controllers for parent in self.parents))
 
-    def create(self, name: str, limits: Limits) -> Group:
-        """Make the group of an attempt, empty and limited.
+    def create(self, name: str) -> Group:
+        """Make an empty group without limits.
 
         Raises OSError if the kernel has no room for more.
         """
+        group = Group(name=name, parents=self.parents)
+        self._live.add(name)
+        try:
+            for parent in self.parents:
+                os.mkdir(f"{parent.path}/{name}")  # noqa: PTH102 - hot path, and half of it would be pathlib
+        except OSError:
+            for parent in self.parents:
+                _removed(parent.path / name)
+            self._live.discard(name)
+            raise
+        return group
+
+    def claim(self, spare: Group, name: str) -> Group:
+        """Give a group that was made ahead of need its name; in version 2 it keeps the one that it has."""
+        if any(parent.version == 2 for parent in self.parents):
+            return spare
         self._live.add(name)
         for parent in self.parents:
-            path = f"{parent.path}/{name}"
-            os.mkdir(path)  # noqa: PTH102 - this is the hot path, and half of it would be pathlib
-            _limit(parent, path, limits)
+            os.rename(f"{parent.path}/{spare.name}", f"{parent.path}/{name}")  # noqa: PTH104 - hot path
+        self._live.discard(spare.name)
         return Group(name=name, parents=self.parents)
 
     async def remove(self, group: Group) -> None:
@@ -148,7 +163,18 @@ def _open_parent(hierarchy: Hierarchy, node: str) -> Parent | None:
     if place is None:
         return None
     path, controllers = place
+    _weigh(hierarchy.version, path)
     return Parent(version=hierarchy.version, path=path, controllers=controllers)
+
+
+def _weigh(version: int, path: Path) -> None:
+    """Give the attempts together the weight of a process on every processor, not that of a single one."""
+    processors = os.cpu_count() or 1
+    with contextlib.suppress(OSError):
+        if version == 1:
+            _write(f"{path}/cpu.shares", 1024 * processors)
+        else:
+            _write(f"{path}/cpu.weight", min(100 * processors, 10_000))
 
 
 def _limit(parent: Parent, path: str, limits: Limits) -> None:
@@ -165,22 +191,12 @@ def _limit(parent: Parent, path: str, limits: Limits) -> None:
             _write(f"{path}/{'cpu.max' if two else 'cpu.cfs_quota_us'}", f"{quota} {PERIOD}" if two else quota)
 
 
-def _usage(parent: Parent, path: str) -> dict[str, float]:
-    values: dict[str, float] = {}
-    with contextlib.suppress(OSError):  # a figure that this kernel does not have
-        if parent.version == 2:
-            values["cpu"] = _table(f"{path}/cpu.stat")["usage_usec"] / 1e6
-        elif "cpuacct" in parent.controllers:
-            values["cpu"] = int(_read(f"{path}/cpuacct.usage")) / 1e9
-    if "memory" not in parent.controllers:
-        return values
-    events, peak = (
-        ("memory.events", "memory.peak") if parent.version == 2 else ("memory.oom_control", "memory.max_usage_in_bytes")
-    )
-    values["oom_kills"] = _table(f"{path}/{events}").get("oom_kill", 0)
-    with contextlib.suppress(OSError):
-        values["peak"] = int(_read(f"{path}/{peak}"))
-    return values
+def _usage(parent: Parent, name: str) -> Usage:
+    events, peak = MEMORY_FILES[parent.version]
+    usage = Usage(oom_kills=_table(f"{parent.path}/{name}/{events}").get("oom_kill", 0))
+    with contextlib.suppress(FileNotFoundError):  # Linux before 5.19 keeps no peak in version 2
+        usage = replace(usage, peak_memory=int(_read(f"{parent.path}/{name}/{peak}")))
+    return usage
 
 
 async def _remove(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from moorage.sandbox.monitor import descendants
 
-WANTED = frozenset({"memory", "pids", "cpu", "cpuacct"})
+WANTED = frozenset({"memory", "pids", "cpu"})
 LEAF = "moorage-node"
 """Where the node itself goes when it has to leave its own cgroup: in version 2 only leaves may hold processes."""
 

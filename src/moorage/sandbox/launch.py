@@ -8,7 +8,6 @@ Runs in the spawner's children; standard library only. The request is JSON in a 
     options      bubblewrap's own options
     env, cwd     of a host process (bubblewrap has them among its options)
     user         uid and gid to become, or null
-    cgroups      `cgroup.procs` files to enter
     rlimits      pairs of the number of a resource limit and its value
     mounts       to stage (staging.py), or null to leave the mounts of the machine alone
     seccomp      path of a filter program, or null
@@ -19,23 +18,31 @@ import json
 import os
 import resource
 import signal
+import socket
 from typing import Any, NoReturn
 
 from moorage.sandbox import staging
+from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import monitor, tell
 
 
-def launch(descriptors: list[int], *, status: int, parent: int, idmap: int | None) -> NoReturn:
-    """Become the requested process; what fails on the way is told as `{"step": WHAT, "why": TEXT, "errno": NUMBER}`."""
-    step = ["read the request"]
+def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent: int, idmap: int | None) -> NoReturn:
+    """Get ready, wait for the request and become the requested process.
+
+    What fails on the way is told as `{"step": WHAT, "why": TEXT, "errno": NUMBER}`.
+    """
+    step = ["get ready"]
     try:
-        request = _take(descriptors)
-        _forget_all_but(status, idmap)
+        _forget_all_but(orders.fileno(), status, idmap)
         _detach()
+        _die_with(parent)
         step[0] = "enter the cgroup"
-        for path in request["cgroups"]:
+        for path in order["cgroups"]:
             _enter(path)
-        step[0] = "read the filter"
+        if order["spare"]:
+            tell(status, {"ready": True})
+        step[0] = "read the request"
+        request = _take(orders)
         own = _own_options(request["seccomp"], status)
         step[0] = "mount"
         _see(request, idmap)
@@ -47,8 +54,11 @@ def launch(descriptors: list[int], *, status: int, parent: int, idmap: int | Non
         os._exit(1)
 
 
-def _take(descriptors: list[int]) -> dict[str, Any]:
-    """Read the request and put the streams where they belong."""
+def _take(orders: socket.socket) -> dict[str, Any]:
+    """Wait for the request and put the streams where they belong."""
+    message, descriptors = receive(orders)
+    if not message:
+        os._exit(1)
     request, *streams = descriptors
     with open(request, "rb") as file:
         content = file.read()
@@ -96,7 +106,6 @@ def _own_options(seccomp: str | None, status: int) -> list[str]:
 
 def _execute(request: dict[str, Any], own: list[str], status: int, parent: int) -> None:
     if request["kind"] == "host":
-        _die_with(parent)
         monitor(lambda: _execute_host(request), status=status)
     _pass_on(status)
     options = _pass_on(_memory_file([*own, *request["options"]]))
@@ -120,7 +129,7 @@ def _become(user: int | None) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Be killed when the spawner dies, or now if it has died already; a change of user forgets this."""
+    """Be killed when the spawner dies, or now if it has died already; to be said again after a change of user."""
     staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -20,7 +20,7 @@ from moorage.errors import ArgumentsTooLong, MoorageError, SandboxUnavailable
 from moorage.model.limits import Limits
 from moorage.sandbox.base import SANDBOX_UID, Exit, OutputSink, ProcessSpec, Stream
 from moorage.sandbox.cgroups import Cgroups, Group, Usage
-from moorage.sandbox.spawner import KILL, ORDER, START, TERMINATE
+from moorage.sandbox.messages import receive
 
 CHUNK = 64 << 10
 """What a pipe holds."""
@@ -29,7 +29,6 @@ BIG = 1 << 20
 DRAIN = 1.0
 """Seconds that streams are read on after every process is gone: something outside may hold them open."""
 STOP = 10.0
-MESSAGE = 64 << 10
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 LOST: dict[str, Any] = {"event": "ended", "ran": False}
 HELPER = (
@@ -53,10 +52,18 @@ class Launch:
     mounts: tuple[dict[str, Any], ...] | None = None
     seccomp: str | None = None
 
-    def encode(self, cgroups: tuple[str, ...]) -> bytes:
+    def encode(self) -> bytes:
         """Write it down for the spawner."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({**fields, "cgroups": cgroups}).encode()
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """A process of the spawner that waits for what to become, in its cgroup."""
+
+    number: int
+    group: Group | None
+    ready: bool = False
 
 
 class Pipe:
@@ -91,7 +98,7 @@ class Running:
     def __init__(
         self,
         number: int,
-        order: Callable[[int, int], None],
+        order: Callable[[str, int], None],
         output: OutputSink,
         conclude: Callable[[], Awaitable[Usage]],
     ) -> None:
@@ -119,11 +126,11 @@ class Running:
 
     def terminate(self) -> None:
         """Ask every process of it to end (SIGTERM)."""
-        self._order(TERMINATE, self.number)
+        self._order("terminate", self.number)
 
     def kill(self) -> None:
         """End every process of it at once (SIGKILL)."""
-        self._order(KILL, self.number)
+        self._order("kill", self.number)
 
     def on_event(self, fact: dict[str, Any]) -> None:
         """Take note of what the spawner says."""
@@ -132,7 +139,7 @@ class Running:
             return
         if not self.begun.done():
             self.begun.set_result(fact["event"] == "started")
-        if fact["event"] == "ended":
+        if fact["event"] == "ended" and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._end(fact))
 
     async def _end(self, fact: dict[str, Any]) -> None:
@@ -165,6 +172,8 @@ class Spawner:
         self._socket: socket.socket | None = None
         self._helper: subprocess.Popen[bytes] | None = None
         self._running: dict[int, Running] = {}
+        self._spare: Place | None = None
+        self._dropping: asyncio.Task[None] | None = None
         self._count = 0
 
     async def spawn(
@@ -182,9 +191,8 @@ class Spawner:
         """
         stdin = await _memory_file(spec.stdin)
         try:
-            group = self._group(name, spec.limits)
-            running = self._expect(group, output, after)
-            self._send(running, launch.encode(group.procs if group else ()), stdin)
+            running = self._expect(self._place(name, spec.limits), output, after)
+            self._send(running, launch.encode(), stdin)
         finally:
             os.close(stdin)
         try:
@@ -194,6 +202,7 @@ class Spawner:
             raise
         if not begun:
             await running.wait()
+        self._make_spare()
         return running
 
     async def stop(self) -> None:
@@ -206,19 +215,51 @@ class Spawner:
         if self._helper:
             await asyncio.to_thread(_await_end, self._helper)
             self._helper = None
+        await self._drop_spare()
 
-    def _expect(self, group: Group | None, output: OutputSink, after: Callable[[], object] | None) -> Running:
+    def _place(self, name: str, limits: Limits) -> Place:
+        """Take the spare process, or have one made; its cgroup is called `name` and limited."""
+        try:
+            place = self._take_spare(name) or self._prepare(name, spare=False)
+            if place.group:
+                place.group.limit(limits)
+        except OSError as error:
+            raise SandboxUnavailable(f"No process could be prepared: {error}", retryable=True) from error
+        return place
+
+    def _take_spare(self, name: str) -> Place | None:
+        spare = self._spare
+        if spare is None or not spare.ready:
+            return None
+        self._spare = None
+        if spare.group:
+            spare.group = self.cgroups.claim(spare.group, name)
+        return spare
+
+    def _make_spare(self) -> None:
+        """Have a process wait for the next start, for which it will be ready at once."""
+        if self._spare is None and self._socket is not None:
+            with contextlib.suppress(OSError):  # the next start will say what is wrong
+                self._spare = self._prepare(f"spare-{self._count + 1}", spare=True)
+
+    def _prepare(self, name: str, *, spare: bool) -> Place:
         self._count += 1
-        running = Running(self._count, self._order, output, partial(self._conclude, self._count, group, after))
-        self._running[self._count] = running
+        group = self.cgroups.create(name) if self.cgroups.parents else None
+        order = {"order": "prepare", "number": self._count, "cgroups": group.procs if group else (), "spare": spare}
+        self._connect().send(json.dumps(order).encode())
+        return Place(number=self._count, group=group)
+
+    def _expect(self, place: Place, output: OutputSink, after: Callable[[], object] | None) -> Running:
+        conclude = partial(self._conclude, place, after)
+        running = self._running[place.number] = Running(place.number, self._order, output, conclude)
         return running
 
     def _send(self, running: Running, request: bytes, stdin: int) -> None:
         """Hand the request and the streams to the helper; if that fails, so does the process."""
         ours = [_sealed(request), *(pipe.theirs for pipe in running.pipes)]
         try:
-            descriptors = [ours[0], stdin, *ours[1:]]
-            socket.send_fds(self._connect(), [ORDER.pack(START, running.number)], descriptors)
+            order = json.dumps({"order": "start", "number": running.number}).encode()
+            socket.send_fds(self._connect(), [order], [ours[0], stdin, *ours[1:]])
         except OSError as error:
             running.on_event({"event": "failed", "step": "reach the spawner", "why": str(error), "errno": error.errno})
             running.on_event(LOST)
@@ -226,25 +267,19 @@ class Spawner:
             for descriptor in ours:
                 os.close(descriptor)
 
-    def _group(self, name: str, limits: Limits) -> Group | None:
-        try:
-            return self.cgroups.create(name, limits) if self.cgroups.parents else None
-        except OSError as error:
-            raise SandboxUnavailable(f"No cgroup could be made: {error}", retryable=True) from error
-
-    def _order(self, order: int, number: int) -> None:
+    def _order(self, order: str, number: int) -> None:
         if self._socket and number in self._running:
             with contextlib.suppress(OSError):  # the helper is gone: `_on_readable` ends what it had
-                self._socket.send(ORDER.pack(order, number))
+                self._socket.send(json.dumps({"order": order, "number": number}).encode())
 
-    async def _conclude(self, number: int, group: Group | None, after: Callable[[], object] | None) -> Usage:
+    async def _conclude(self, place: Place, after: Callable[[], object] | None) -> Usage:
         usage = Usage()
-        if group:
-            usage = group.usage()
-            await self.cgroups.remove(group)
+        if place.group:
+            usage = place.group.usage()
+            await self.cgroups.remove(place.group)
         if after:
             await asyncio.to_thread(after)
-        del self._running[number]
+        del self._running[place.number]
         return usage
 
     def _connect(self) -> socket.socket:
@@ -263,27 +298,34 @@ class Spawner:
 
     def _on_readable(self) -> None:
         assert self._socket is not None
-        while True:
-            try:
-                data = self._socket.recv(MESSAGE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                data = b""
-            if not data:
-                break
-            fact = json.loads(data)
-            self._running[fact["number"]].on_event(fact)
-        self._lose()
+        with contextlib.suppress(BlockingIOError):
+            while message := receive(self._socket, socket.MSG_DONTWAIT)[0]:
+                self._on_event(json.loads(message))
+            self._lose()
+
+    def _on_event(self, fact: dict[str, Any]) -> None:
+        if running := self._running.get(fact["number"]):
+            running.on_event(fact)
+        elif self._spare and self._spare.number == fact["number"]:
+            self._spare.ready = fact["event"] == "ready"
+            if fact["event"] == "ended":
+                self._dropping = asyncio.get_running_loop().create_task(self._drop_spare())
 
     def _lose(self) -> None:
         """Give up what the helper had when it ended: the kernel has killed it too."""
         self._hang_up()
         if self._helper:
             self._helper.wait()
+        self._dropping = asyncio.get_running_loop().create_task(self._drop_spare())
         for running in list(self._running.values()):
             running.on_event({"event": "failed", "step": "go on", "why": "the spawner has ended", "errno": 0})
             running.on_event(LOST)
+
+    async def _drop_spare(self) -> None:
+        """Give up the spare process, which has ended or is about to."""
+        spare, self._spare = self._spare, None
+        if spare and spare.group:
+            await self.cgroups.remove(spare.group)
 
 
 def _start_helper(descriptor: int) -> subprocess.Popen[bytes]:
@@ -342,7 +384,7 @@ def _exit(fact: dict[str, Any], usage: Usage) -> Exit:
     return Exit(
         status=fact["status"],
         wall=fact["wall"],
-        cpu=fact["cpu"] if usage.cpu is None else usage.cpu,
+        cpu=fact["cpu"],
         peak_memory=fact["peak"] if usage.peak_memory is None else usage.peak_memory,
         out_of_memory=usage.oom_kills > 0,
     )

@@ -1,34 +1,40 @@
 """The helper process that starts every process of a node and knows when it has ended.
 
 Standard library only, one thread, little memory: a fork of it costs half a millisecond, whatever the node has grown
-to. It takes orders on a Unix socket (`ORDER` and descriptors), answers with JSON, and ends everything that it
-started when the node goes away. `processes.py` is the node's side.
+to. It takes orders on a Unix socket, answers with events, and ends everything that it started when the node goes away.
+`processes.py` is the node's side. Orders and events are JSON objects with the `number` of a process:
+
+    {"order": "prepare", "cgroups": [PATH], "spare": BOOL}   fork, enter the cgroups, wait for the request
+    {"order": "start"} and four descriptors                  become what the request says (launch.py)
+    {"order": "terminate"}, {"order": "kill"}                signal all of it
+
+    {"event": "ready"}                                       a spare one has entered its cgroups
+    {"event": "started"}
+    {"event": "failed", "step": TEXT, "why": TEXT, "errno": NUMBER}
+    {"event": "ended", "status": NUMBER, "ran": BOOL, "wall": SECONDS, "cpu": SECONDS, "peak": BYTES}
+
+Preparing ahead of need is worth it because the kernel takes 10 ms to move the first of several processes into a cgroup.
 
 It is a subreaper: whatever loses its parent below it becomes its child, so that nothing gets away unseen.
 """
 
 import contextlib
+import errno
 import gc
 import json
 import os
 import select
 import signal
 import socket
-import struct
 import time
 from collections import deque
 from typing import Any
 
 from moorage.sandbox import staging
 from moorage.sandbox.launch import launch
+from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import children, descendants
 
-ORDER = struct.Struct("!BQ")
-"""What to do and the number of the process; to start one, four descriptors come with it."""
-INT = struct.Struct("i")
-START, TERMINATE, KILL = range(3)
-DESCRIPTORS = 4
-"""The request (JSON, see launch.py), stdin, stdout, stderr."""
 LAST_CHANCE = 5.0
 """Seconds to wait for killed processes once the node is gone; the kernel may keep one for a disk."""
 
@@ -36,13 +42,14 @@ LAST_CHANCE = 5.0
 class Job:
     """A started process: `outer` is our child; `inner` is what bubblewrap made process 1 of its own world."""
 
-    def __init__(self, number: int, outer: int, status: int) -> None:
+    def __init__(self, number: int, outer: int, status: int, orders: socket.socket) -> None:
         self.number = number
         self.outer = outer
+        self.orders = orders
         self.inner: int | None = None
         self.inner_gone = False
         self.monitored = False  # whether `outer` is a monitor (monitor.py), which ends what is below it
-        self.status = status
+        self.status: int | None = status
         self.told = b""
         self.started = time.monotonic()
         self.code: int | None = None
@@ -95,50 +102,76 @@ class Spawner:
         for descriptor, event in self._poll.poll(timeout):
             if descriptor == self._woken:
                 os.read(self._woken, 4096)
+                self._reap()
             elif descriptor != self._node.fileno():
-                self._read_status(self._statuses[descriptor])
+                self._read_status(self._statuses.get(descriptor))
             elif event & select.POLLOUT:
                 self._flush()
             elif not self._ending:
                 self._obey()
-        self._reap()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._ending = self._ending or number == signal.SIGTERM
 
     def _obey(self) -> None:
-        message, descriptors = _receive(self._node)
+        message, descriptors = receive(self._node)
         if not message:
             self._ending = True
             return
-        order, number = ORDER.unpack(message)
-        if order == START:
-            self._start(number, descriptors)
-        elif job := self._jobs.get(number):
-            (self._kill if order == KILL else self._terminate)(job)
+        order = json.loads(message)
+        job = self._jobs.get(order["number"])
+        if order["order"] == "prepare":
+            self._prepare(order)
+        elif order["order"] == "start":
+            self._start(order["number"], job, descriptors)
+        elif job:
+            (self._kill if order["order"] == "kill" else self._terminate)(job)
 
-    def _start(self, number: int, descriptors: list[int]) -> None:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(ours, False)
+    def _prepare(self, order: dict[str, Any]) -> None:
+        try:
+            job = self._fork(order)
+            self._jobs[job.number] = self._pids[job.outer] = job
+        except OSError as error:
+            self._fail(order["number"], "fork", error)
+
+    def _fail(self, number: int, step: str, error: OSError) -> None:
+        self._tell(number, "failed", step=step, why=str(error), errno=error.errno)
+        self._tell(number, "ended", status=1, ran=False, wall=0.0, cpu=0.0, peak=0)
+
+    def _fork(self, order: dict[str, Any]) -> Job:
         parent = os.getpid()
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        orders, request = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             pid = os.fork()
             if pid == 0:
-                launch(descriptors, status=theirs, parent=parent, idmap=self._idmap)
-            job = Job(number, pid, ours)
-            self._jobs[number] = self._pids[pid] = self._statuses[ours] = job
-            self._poll.register(ours, select.POLLIN)
-        except OSError as error:
+                launch(order, request, status=theirs, parent=parent, idmap=self._idmap)
+        except OSError:
             os.close(ours)
-            self._tell(number, "failed", step="fork", why=str(error), errno=error.errno)
-            self._tell(number, "ended", status=1, ran=False, wall=0.0, cpu=0.0, peak=0)
+            orders.close()
+            raise
         finally:
-            for descriptor in (theirs, *descriptors):
-                os.close(descriptor)
+            os.close(theirs)
+            request.close()
+        os.set_blocking(ours, False)
+        job = self._statuses[ours] = Job(order["number"], pid, ours, orders)
+        self._poll.register(ours, select.POLLIN)
+        return job
 
-    def _read_status(self, job: Job) -> None:
+    def _start(self, number: int, job: Job | None, descriptors: list[int]) -> None:
+        if job is None:
+            self._fail(number, "prepare", OSError(errno.ESRCH, "it has ended before it was started"))
+        else:
+            job.started = time.monotonic()
+            with contextlib.suppress(OSError):  # it has failed already, and said why
+                socket.send_fds(job.orders, [b"start"], descriptors)
+            job.orders.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _read_status(self, job: Job | None) -> None:
         """Read what the child or bubblewrap has to say: JSON lines."""
-        if job.status not in self._statuses:
+        if job is None or job.status is None:
             return
         with contextlib.suppress(BlockingIOError):
             while data := os.read(job.status, 4096):
@@ -151,22 +184,35 @@ class Spawner:
     def _note(self, job: Job, fact: dict[str, Any]) -> None:
         if "step" in fact:
             self._tell(job.number, "failed", **fact)
+        elif "ready" in fact:
+            self._tell(job.number, "ready")
         elif "child-pid" in fact:
             job.inner = fact["child-pid"]
             self._pids[fact["child-pid"]] = job
-            self._tell(job.number, "started")
+            self._started(job)
         elif "monitor" in fact:
             job.monitored = True
-            self._tell(job.number, "started")
+            self._started(job)
         elif "exit-code" in fact:
             job.exit_code = _from_shell(fact["exit-code"])
         elif "status" in fact:
             job.exit_code = fact["status"]
 
+    def _started(self, job: Job) -> None:
+        """Tell that it runs, and read the rest of what it has to say when it has ended."""
+        self._unwatch(job)
+        self._tell(job.number, "started")
+
     def _close_status(self, job: Job) -> None:
-        if self._statuses.pop(job.status, None):
-            self._poll.unregister(job.status)
+        self._unwatch(job)
+        if job.status is not None:
             os.close(job.status)
+            job.status = None  # the number soon belongs to another
+
+    def _unwatch(self, job: Job) -> None:
+        if job.status is not None and job.status in self._statuses:
+            self._poll.unregister(job.status)
+            del self._statuses[job.status]
 
     def _reap(self) -> None:
         stray = False
@@ -220,6 +266,7 @@ class Spawner:
 
     def _finish(self, job: Job) -> None:
         self._close_status(job)
+        job.orders.close()
         del self._jobs[job.number]
         status, wall = job.code, time.monotonic() - job.started
         ran = job.exit_code is not None or (status is not None and status < 0)
@@ -257,16 +304,6 @@ class Spawner:
                 self._node.send(self._unsent[0], socket.MSG_DONTWAIT)
                 self._unsent.popleft()
         self._poll.modify(self._node, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-
-
-def _receive(node: socket.socket) -> tuple[bytes, list[int]]:
-    """Take one message; nothing when the node is gone. Unlike socket.recv_fds, let no child inherit what comes."""
-    room = socket.CMSG_LEN(DESCRIPTORS * INT.size)
-    try:
-        message, extra, _, _ = node.recvmsg(ORDER.size, room, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionError:
-        return b"", []
-    return message, [number for _, _, data in extra for (number,) in INT.iter_unpack(data)]
 
 
 def _from_shell(code: int) -> int:
