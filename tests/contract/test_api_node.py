@@ -56,13 +56,13 @@ def test_tokens_are_made_shown_once_and_forgotten(served: Served) -> None:
                         refused()
                 with pytest.raises(Forbidden):
                     dave._node.call("GET", "/v1/events")
-            with pytest.raises(Unauthorized):
-                Client(served.url).node()
+            with Client(served.url) as nobody, pytest.raises(Unauthorized):
+                nobody.node()
         finally:
             operator.remove_token("dave")
         with pytest.raises(NotFound):
             operator.remove_token("dave")
-    assert Client(served.url).tokens() == []
+        assert operator.tokens() == []
 
 
 @pytest.mark.parametrize("name", ["", "local", "a b", "../x", "x" * 65])
@@ -80,8 +80,8 @@ def test_only_the_nodes_user_can_open_its_socket(served: Served) -> None:
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # httpcore leaves a socket that found nobody open
 def test_nobody_there_is_said_so(tmp_path: Path, served: Served) -> None:
     for address in ("http://127.0.0.1:9", tmp_path / "none.sock"):
-        with pytest.raises(NodeUnreachable):
-            Client(address).node()
+        with Client(address) as client, pytest.raises(NodeUnreachable):
+            client.node()
     gc.collect()
 
 
