@@ -1,5 +1,6 @@
 """Whatever an app does is its own failure, told in words, and the node goes on serving."""
 
+import asyncio
 import dataclasses
 import os
 import time
@@ -162,5 +163,9 @@ async def test_too_many_outputs_fail_the_job_and_keep_its_logs(lab: Lab):
 
 async def test_nothing_of_a_finished_job_is_left_in_the_data_directory(lab: Lab, data_dir: Path):
     await lab.run(await lab.app("import os\nos.makedirs('x/y'); os.chmod('x', 0)"))
+    for _ in range(500):  # a workspace goes after its owner has been told
+        if not list((data_dir / "work").iterdir()):
+            break
+        await asyncio.sleep(0.02)
     assert list((data_dir / "work").iterdir()) == []
     assert str(data_dir) not in Path(f"/proc/{os.getpid()}/mounts").read_text()

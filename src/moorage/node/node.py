@@ -113,6 +113,7 @@ class Node:
                 sandboxes = await open_sandboxes(data_dir=directory.root, run_dir=directory.root)
                 for sandbox in sandboxes.values():
                     stack.push_async_callback(sandbox.close)
+                    await sandbox.reap()  # before anything of the earlier node is touched
                 if config.isolation not in sandboxes:
                     raise UnknownIsolation(f"There is no sandbox called {config.isolation!r}.")
                 node = cls(config, store=store, sandboxes=sandboxes, networks=installed_networks())
@@ -303,7 +304,7 @@ class Node:
 
     @contextlib.asynccontextmanager
     async def _running(self, *, working: bool) -> AsyncIterator[None]:
-        await recover(self.store, self._sandboxes, work=self.directory.work, staging=self.directory.staging)
+        await recover(self.store, work=self.directory.work, staging=self.directory.staging)
         await self.apps.resume()
         self.surfaces = tuple(self._surfaces())
         work = [self._scheduler.work, *(task for surface in self.surfaces for task in surface.tasks)] if working else []

@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from moorage.errors import InputUnavailable, JobCancelled, JobCrashed, JobTimedOut, MoorageError, OutOfMemory
+from moorage.layers.python import python_runtime
 from moorage.model.jobs import Result, Usage
 from moorage.networks.base import Context
 from moorage.networks.infrax import texts
@@ -15,7 +15,7 @@ from moorage.networks.infrax.manifest import MAIN, Knobs, knobs_of
 from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly
 from moorage.sandbox.supervise import Outcome
 
-APP, ENV = "/app", "/opt/env"
+APP = "/app"
 
 
 async def run(ctx: Context) -> Result:
@@ -58,29 +58,29 @@ def _make(directory: Path) -> None:
 def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
     parameters = ctx.job.spec.parameters
     arguments = Arguments(kwargs=parameters.get("kwargs", {}), args=parameters.get("args", ()))
+    runtime = python_runtime(ctx.layers["python"])
     return ProcessSpec(
-        argv=(f"{ENV}/bin/python", MAIN, *arguments.argv(knobs.kwargs_via, knobs.argv_style)),
+        argv=(runtime.python, MAIN, *arguments.argv(knobs.kwargs_via, knobs.argv_style)),
         cwd=APP,
         env={
-            "PATH": f"{ENV}/bin:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{runtime.bin}:/usr/local/bin:/usr/bin:/bin",
             "HOME": HOME,
             "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
         },
-        mounts=_mounts(ctx.workspace, ctx.layers, knobs),
+        mounts=(*_mounts(ctx.workspace, ctx.layers["app"], knobs), *runtime.mounts),
         stdin=arguments.stdin(knobs.kwargs_via),
         limits=ctx.job.spec.limits,
     )
 
 
-def _mounts(workspace: Path, layers: Mapping[str, Path], knobs: Knobs) -> tuple[Mount, ...]:
+def _mounts(workspace: Path, app: Path, knobs: Knobs) -> tuple[Mount, ...]:
     inputs, upper = workspace / "inputs", workspace / "upper"
-    tree = Overlay(lower=(inputs, layers["app"]), upper=upper, work=workspace / "work", target=APP)
-    environment = ReadOnly(source=layers["python"], target=ENV)
+    tree = Overlay(lower=(inputs, app), upper=upper, work=workspace / "work", target=APP)
     if knobs.input_readonly:
-        return tree, environment, ReadOnly(source=inputs / "input", target=f"{APP}/input")
-    return tree, environment
+        return tree, ReadOnly(source=inputs / "input", target=f"{APP}/input")
+    return (tree,)
 
 
 def _judge(ctx: Context, outcome: Outcome) -> Result:
