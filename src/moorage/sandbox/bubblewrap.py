@@ -28,6 +28,7 @@ from moorage.errors import ArgumentsTooLong, Invalid, SandboxUnavailable
 from moorage.model.limits import Limits
 from moorage.sandbox import overlays
 from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, OutputSink, Overlay, Process, ProcessSpec, Writable
+from moorage.sandbox.cgroups import Cgroups
 from moorage.sandbox.processes import Launch, Spawner
 from moorage.sandbox.rlimits import rlimits
 from moorage.sandbox.staging import STAGE
@@ -66,6 +67,11 @@ class Bubblewrap:
         self._base = tuple(_base())
         self._prlimit = shutil.which("prlimit")
 
+    @property
+    def cgroups(self) -> Cgroups:
+        """Where its processes are limited."""
+        return self._spawner.cgroups
+
     async def start(self, spec: ProcessSpec, *, name: str, output: OutputSink) -> Process:
         """Start a process.
 
@@ -81,12 +87,12 @@ class Bubblewrap:
 
     async def reap(self) -> int:
         """Kill everything that an earlier node on this data directory left running; return how many processes."""
-        return await self._spawner.cgroups.reap()
+        return await self.cgroups.reap()
 
     async def close(self) -> None:
         """Kill what still runs, end the spawner and give the cgroups back, also for sandboxes that share them."""
         await self._spawner.stop()
-        self._spawner.cgroups.close()
+        self.cgroups.close()
 
     def _launch(self, spec: ProcessSpec, mounts: tuple[Mount, ...], program: str) -> Launch:
         staged = _user() is not None or any(isinstance(mount, Overlay) for mount in mounts)
@@ -101,14 +107,14 @@ class Bubblewrap:
             argv=argv,
             options=options,
             user=_user(),
-            rlimits=tuple(rlimits(spec.limits, self._spawner.cgroups.enforced)),
+            rlimits=tuple(rlimits(spec.limits, self.cgroups.enforced)),
             mounts=tuple(_staged(mount) for mount in (*mounts, self._etc)) if staged else None,
             seccomp=str(self._seccomp) if self._seccomp else None,
         )
 
     def _limiter(self, limits: Limits) -> tuple[str, ...]:
         """Limit processes where no cgroup does: per sandbox, which only a process within it can ask for."""
-        if "pids" in self._spawner.cgroups.enforced or self._prlimit is None:
+        if "pids" in self.cgroups.enforced or self._prlimit is None:
             return ()
         return (self._prlimit, f"--nproc={limits.pids}", "--")
 

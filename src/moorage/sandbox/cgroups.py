@@ -23,6 +23,16 @@ PERIOD = 100_000
 """Microseconds over which a share of the processors is given out."""
 LEAST_QUOTA = 1_000
 KILL_WITHIN = 5.0
+LIMIT_FILES = {
+    1: {
+        "memory": "memory.limit_in_bytes",
+        "swap": "memory.memsw.limit_in_bytes",
+        "pids": "pids.max",
+        "cpu": "cpu.cfs_quota_us",
+    },
+    2: {"memory": "memory.max", "swap": "memory.swap.max", "pids": "pids.max", "cpu": "cpu.max"},
+}
+UNLIMITED = ("max", "-1", str((1 << 63) - 4096))
 MEMORY_FILES = {1: ("memory.oom_control", "memory.max_usage_in_bytes"), 2: ("memory.events", "memory.peak")}
 
 
@@ -62,6 +72,10 @@ class Group:
         """Set its limits."""
         for parent in self.parents:
             _limit(parent, f"{parent.path}/{self.name}", limits)
+
+    def limited(self) -> set[str]:
+        """Read back which limits it has: `memory`, `pids`, `cpu` and `swap`."""
+        return {name for parent in self.parents for name in _limited(parent, f"{parent.path}/{self.name}")}
 
     def usage(self) -> Usage:
         """Read what its processes have used so far."""
@@ -123,6 +137,12 @@ class Cgroups:
         await group.remove()
         self._live.discard(group.name)
 
+    def drop(self, group: Group) -> None:
+        """Remove a group that nothing has entered."""
+        for parent in self.parents:
+            _removed(parent.path / group.name)
+        self._live.discard(group.name)
+
     async def reap(self) -> int:
         """Kill what earlier nodes of the same data directory left, wherever in the trees; return how many processes."""
         return await asyncio.to_thread(self._reap)
@@ -178,17 +198,24 @@ def _weigh(version: int, path: Path) -> None:
 
 
 def _limit(parent: Parent, path: str, limits: Limits) -> None:
-    quota = max(int(limits.cpus * PERIOD), LEAST_QUOTA)
-    two = parent.version == 2
+    files, quota = LIMIT_FILES[parent.version], max(int(limits.cpus * PERIOD), LEAST_QUOTA)
+    one = parent.version == 1
     if "memory" in parent.controllers:
-        _write(f"{path}/{'memory.max' if two else 'memory.limit_in_bytes'}", limits.memory)
+        _write(f"{path}/{files['memory']}", limits.memory)
         with contextlib.suppress(OSError):  # swap may not be counted on this machine: `moorage doctor` says so
-            _write(f"{path}/{'memory.swap.max' if two else 'memory.memsw.limit_in_bytes'}", 0 if two else limits.memory)
+            _write(f"{path}/{files['swap']}", limits.memory if one else 0)
     if "pids" in parent.controllers:
-        _write(f"{path}/pids.max", limits.pids)
+        _write(f"{path}/{files['pids']}", limits.pids)
     if "cpu" in parent.controllers:
         with contextlib.suppress(OSError):  # more than a group above us has is refused, and that group still limits
-            _write(f"{path}/{'cpu.max' if two else 'cpu.cfs_quota_us'}", f"{quota} {PERIOD}" if two else quota)
+            _write(f"{path}/{files['cpu']}", quota if one else f"{quota} {PERIOD}")
+
+
+def _limited(parent: Parent, path: str) -> Iterator[str]:
+    for name, file in LIMIT_FILES[parent.version].items():
+        with contextlib.suppress(FileNotFoundError):
+            if _read(f"{path}/{file}").split()[0] not in UNLIMITED:
+                yield name
 
 
 def _usage(parent: Parent, name: str) -> Usage:
