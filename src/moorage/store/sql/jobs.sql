@@ -1,0 +1,27 @@
+-- name: get
+SELECT * FROM job_rows WHERE id = ?
+
+-- name: end
+UPDATE jobs SET state = :state, finished_at = :now, expires_at = NULL, error = :error, value = :value WHERE n = :n
+
+-- name: cancelling
+UPDATE jobs SET cancelling = 1 WHERE n = ?
+
+-- name: expired
+SELECT * FROM job_rows WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT 100
+
+-- name: queued_of_app
+SELECT n, id, state, seq FROM job_rows WHERE app_id = ? AND state = 'queued' ORDER BY n LIMIT 100
+
+-- name: followers
+SELECT job_rows.n, job_rows.id, job_rows.state, job_rows.seq, job_rows.blocked
+FROM job_after CROSS JOIN job_rows ON job_rows.n = job_after.follower
+WHERE job_after.leader = ?
+ORDER BY job_after.follower
+LIMIT 100
+
+-- name: let_go
+DELETE FROM job_after WHERE leader = ? AND follower = ?
+
+-- name: unblock
+UPDATE jobs SET blocked = blocked - 1 WHERE n = ?

@@ -1,0 +1,20 @@
+-- name: by_id
+SELECT * FROM job_rows WHERE id = ?
+
+-- name: by_key
+SELECT * FROM job_rows WHERE owner = ? AND idempotency_key = ?
+
+-- name: insert
+INSERT INTO jobs
+  (id, owner, network, app_id, app_digest, layers, state, blocked, created_at, expires_at, parent_id, retry_of,
+   idempotency_key, spec)
+VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)
+
+-- name: label
+INSERT INTO job_labels (key, value, job) VALUES (?, ?, ?)
+
+-- name: leader
+SELECT n, state FROM jobs WHERE id = ?
+
+-- name: follow
+INSERT INTO job_after (leader, follower) VALUES (?, ?)

@@ -1,0 +1,101 @@
+"""New jobs: accepted once, however often they are asked for."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+
+from moorage.errors import DependencyFailed, IdempotencyConflict, NotFound
+from moorage.model.apps import App
+from moorage.model.jobs import Job
+from moorage.model.states import JobState
+from moorage.store import apps, queries, rows
+from moorage.store.jobs import expiry
+from moorage.store.transitions import Subject, Transaction
+
+SQL = queries.load("submissions")
+
+_HOPELESS = {JobState.FAILED, JobState.CANCELLED}
+
+
+def submit(
+    tx: Transaction,
+    app_id: str,
+    build: Callable[[App], Job],
+    *,
+    owner: str,
+    job_id: str | None,
+    idempotency_key: str | None,
+) -> tuple[Job, bool]:
+    """Accept a job, or find the one that an earlier identical request made."""
+    built = build(apps.get(tx.connection, app_id))
+    text = rows.spec_text(built.spec)
+    if earlier := _earlier(tx, owner, job_id, idempotency_key):
+        return _same(earlier, owner, app_id, text), False
+    job = replace(
+        built,
+        id=job_id or built.id,
+        owner=owner,
+        idempotency_key=idempotency_key,
+        state=JobState.QUEUED,
+        created_at=tx.now,
+        seq=1,
+    )
+    _insert(tx, job, text)
+    return job, True
+
+
+def _earlier(tx: Transaction, owner: str, job_id: str | None, key: str | None) -> sqlite3.Row | None:
+    row = None
+    if job_id is not None:
+        row = tx.one(SQL["by_id"], (job_id,))
+    if row is None and key is not None:
+        row = tx.one(SQL["by_key"], (owner, key))
+    return row
+
+
+def _same(earlier: sqlite3.Row, owner: str, app_id: str, text: str) -> Job:
+    if earlier["owner"] != owner or earlier["app_id"] != app_id or not rows.same_text(earlier["spec"], text):
+        raise IdempotencyConflict
+    return rows.job(earlier)
+
+
+def _insert(tx: Transaction, job: Job, text: str) -> None:
+    leaders = _unfinished(tx, job)
+    columns = (
+        job.id,
+        job.owner,
+        job.network,
+        job.spec.app_id,
+        job.app_digest,
+        rows.dumps(dict(job.layers)),
+        len(leaders),
+        job.created_at,
+        expiry(job.spec.timeouts, job.created_at, started=False),
+        job.parent_id,
+        job.retry_of,
+        job.idempotency_key,
+        text,
+    )
+    try:
+        number = tx.execute(SQL["insert"], columns).lastrowid
+        tx.append(Subject(id=job.id, seq=0), "job.queued", "Waiting to run.")
+    except sqlite3.IntegrityError as error:
+        raise IdempotencyConflict(f"The id {job.id} is taken.") from error
+    for key, value in job.spec.labels.items():
+        tx.execute(SQL["label"], (key, value, number))
+    for leader in leaders:
+        tx.execute(SQL["follow"], (leader, number))
+
+
+def _unfinished(tx: Transaction, job: Job) -> list[int]:
+    """Give the numbers of the unfinished jobs that this one runs after."""
+    numbers = []
+    for leader_id in dict.fromkeys(job.spec.after):
+        leader = tx.one(SQL["leader"], (leader_id,))
+        if leader is None:
+            raise NotFound(f"There is no job {leader_id} to run after.")
+        if leader["state"] in _HOPELESS:
+            raise DependencyFailed(f"Job {leader_id}, which this one is to run after, {leader['state']}.")
+        if leader["state"] != JobState.SUCCEEDED:
+            numbers.append(int(leader["n"]))
+    return numbers
