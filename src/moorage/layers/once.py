@@ -47,4 +47,4 @@ class _Run:
     async def stop(self) -> None:
         """Cancel the work if it is not done, and see to its end."""
         self.task.cancel()
-        await asyncio.wait({self.task})
+        await asyncio.gather(self.task, return_exceptions=True)
