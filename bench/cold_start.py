@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common import Server, UnixConnection, bare_command, python_layer, report, server
+from bench.common import Server, UnixConnection, bare_command, report, server
 
 RUNS = 40
 MAIN = "import time\nprint(time.clock_gettime_ns(time.CLOCK_MONOTONIC), flush=True)\n"
@@ -18,7 +18,7 @@ def main() -> float:
     with server(cpus=2) as node, tempfile.TemporaryDirectory() as folder:
         app_id = node.app(MAIN)
         (Path(folder) / "main.py").write_text(MAIN)
-        bare = bare_command(python_layer(node.data_dir), Path(folder))
+        bare = bare_command(node.data_dir, Path(folder))
         connection = node.connect()
         ours, theirs = [], []
         for _ in range(RUNS):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moorage.layers.python import python_runtime
 from moorage.node.directory import DataDirectory
 
 MOORAGE = Path(sys.executable).parent / "moorage"
@@ -95,23 +96,19 @@ def server(*, cpus: float, data_dir: Path | None = None) -> Iterator[Server]:
                 process.wait(30)
 
 
-def bare_command(python_layer: Path, app: Path) -> list[str]:
-    """Give the bubblewrap command that a careful person would type to run `python main.py` with the same namespaces."""
+def bare_command(data_dir: Path, app: Path) -> list[str]:
+    """Give the bubblewrap command that a careful person would type to run `python main.py` in the same environment."""
+    (layer,) = (data_dir / "layers").glob("python-*")
+    runtime = python_runtime(layer / "env")
     words = f"""
         bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv
-        --setenv PATH /opt/env/bin:/usr/bin:/bin --setenv HOME /home/app --setenv LANG C.UTF-8
+        --setenv PATH {runtime.bin}:/usr/bin:/bin --setenv HOME /home/app --setenv LANG C.UTF-8
         --setenv PYTHONUNBUFFERED 1
         --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64
-        --proc /proc --dev /dev --tmpfs /tmp --tmpfs /home/app
-        --ro-bind {python_layer} /opt/env --bind {app} /app --chdir /app
+        --proc /proc --dev /dev --tmpfs /tmp --tmpfs /home/app --bind {app} /app --chdir /app
     """.split()
-    return [*words, *_interpreter_mount(python_layer), "/opt/env/bin/python", "main.py"]
-
-
-def python_layer(data_dir: Path) -> Path:
-    """Give the one Python environment that a data directory has."""
-    (layer,) = (data_dir / "layers").glob("python-*")
-    return layer
+    mounts = [word for mount in runtime.mounts for word in ("--ro-bind", str(mount.source), mount.target)]
+    return [*words, *mounts, runtime.python, "main.py"]
 
 
 def report(name: str, ours: Sequence[float], theirs: Sequence[float], *, limit: float, unit: str = "ms") -> float:
@@ -120,11 +117,6 @@ def report(name: str, ours: Sequence[float], theirs: Sequence[float], *, limit: 
     verdict = "ok" if a / b <= limit else "MISSED"
     print(f"{name}: {a:.1f} {unit} against {b:.1f} {unit}: ratio {a / b:.2f} (at most {limit:g}: {verdict})")
     return a / b
-
-
-def _interpreter_mount(layer: Path) -> list[str]:
-    prefix = (layer / "bin" / "python").resolve().parent.parent
-    return [] if prefix == Path("/usr") else ["--ro-bind", str(prefix), str(prefix)]
 
 
 def _await_presence(data_dir: Path, process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.common import Server, bare_command, python_layer, report, server
+from bench.common import Server, bare_command, report, server
 
 JOBS, PARALLEL, ROUNDS = 200, 2, 3
 MAIN = "pass\n"
@@ -19,7 +19,7 @@ def main() -> float:
     with server(cpus=PARALLEL) as node, tempfile.TemporaryDirectory() as folder:
         app_id = node.app(MAIN)
         (Path(folder) / "main.py").write_text(MAIN)
-        bare = bare_command(python_layer(node.data_dir), Path(folder))
+        bare = bare_command(node.data_dir, Path(folder))
         ours, theirs = [], []
         for _ in range(ROUNDS):
             theirs.append(bare_runs(bare))
