@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,8 +68,7 @@ def test_a_defect_of_ours_is_a_block_that_names_a_file_with_the_traceback(
     err = capsys.readouterr().err
     assert "ZeroDivisionError: division by zero" in err
     assert "Traceback" not in err
-    with open(err.split("report it with ")[1].split(".txt")[0] + ".txt") as file:
-        assert "Traceback" in file.read()
+    assert "Traceback" in Path(err.split("report it with ")[1].split(".txt")[0] + ".txt").read_text()
 
 
 def test_the_root_command_names_every_command_without_importing_them() -> None:

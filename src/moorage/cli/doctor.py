@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moorage.cli.options import help_of
-from moorage.cli.render import out, print_json, printable
+from moorage.cli.render import print_grid, print_json, printable
 from moorage.cli.session import running_node
 from moorage.errors import NODE
 from moorage.sandbox.base import Check
@@ -44,7 +44,7 @@ def _show(checks: list[Check]) -> None:
     for check in checks:
         message = printable(check.message) + (f"\nTo mend it: {printable(check.fix)}" if check.fix else "")
         table.add_row(_mark(check), check.name, message)
-    out().print(table)
+    print_grid(table)
 
 
 def _mark(check: Check) -> Text:

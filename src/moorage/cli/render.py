@@ -59,7 +59,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     for row in rows:
         table.add_row(*map(_cell, row))
     if table.row_count:
-        out().print(table)
+        print_grid(table)
     else:
         err().print(empty)
 
@@ -72,7 +72,15 @@ def print_facts(facts: Mapping[str, object]) -> None:
     for name, value in facts.items():
         if value is not None:
             table.add_row(name, _cell(value))
-    out().print(table)
+    print_grid(table)
+
+
+def print_grid(table: Table) -> None:
+    """Print a table on standard output, without blanks at the ends of its lines."""
+    console = out()
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def print_error(error: MoorageError, *, as_json: bool = False) -> None:
