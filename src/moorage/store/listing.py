@@ -50,7 +50,7 @@ def numbers_query(where: JobFilter) -> str:
     source, driver, place = "jobs", "TRUE", "n"
     if where.labels:
         source, place = "job_labels CROSS JOIN jobs ON n = job", "job"
-        driver = "key = :key AND value = :value"
+        driver = "job_labels.key = :key AND job_labels.value = :value"
     elif names := next((each for each in _DRIVERS if _given(where, each)), None):
         driver = " AND ".join(f"{name} = :{name}" for name in names)
     return SQL["numbers"].format(source=source, driver=driver, place=place, sifts=SQL["sifts"])
