@@ -12,8 +12,10 @@ from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job
 from moorage.store.base import Store
 
-WINDOW = 32
+WINDOW = 8
 """Queued jobs read at a time; the queue itself stays in the store."""
+
+_LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
 
 
 class Scheduler:
@@ -22,6 +24,7 @@ class Scheduler:
     def __init__(self, *, store: Store, engine: Engine, run: Callable[[Job, Attempt], Awaitable[None]]) -> None:
         self._store, self._engine, self._run = store, engine, run
         self._awake = asyncio.Event()
+        self._full = False
         self._unlisten = store.listen(self._notice)
         engine.on_release(self.wake)
 
@@ -34,21 +37,33 @@ class Scheduler:
         try:
             while True:
                 self._awake.clear()
-                await self._store.expire(time.time())
-                await self._place_ready()
-                await self._sleep(await self._store.next_expiry())
+                self._full = not await self._place_ready()
+                await self._sleep(await self._next_expiry())
         finally:
             self._unlisten()
 
     def _notice(self, events: Sequence[Event]) -> None:
-        if any(event.topic == "job.queued" for event in events):
-            self.wake()
+        """Wake for a new job, unless those before it fill the engine already, and when one leaves the queue."""
+        for event in events:
+            if event.topic in _LEAVES_THE_QUEUE or (event.topic == "job.queued" and not self._full):
+                self.wake()
+                return
 
-    async def _place_ready(self) -> None:
+    async def _place_ready(self) -> bool:
+        """Place jobs until the queue is empty; False if the engine was full before."""
         while jobs := await self._store.ready(WINDOW):
             for job in jobs:
                 if not await self._place(job):
-                    return
+                    return False
+        return True
+
+    async def _next_expiry(self) -> float | None:
+        """End the jobs that have waited too long, and tell when the next one will have."""
+        expiry = await self._store.next_expiry()
+        while expiry is not None and expiry <= time.time():
+            await self._store.expire(time.time())
+            expiry = await self._store.next_expiry()
+        return expiry
 
     async def _place(self, job: Job) -> bool:
         """Place one job; False if there is no room for it now."""

@@ -37,10 +37,13 @@ async def run(ctx: Context) -> Result:
 
 async def _lay_out(ctx: Context) -> None:
     """Make the parts of the work directory: `input/` and `output/` are ordinary directories, no mount points."""
-    for name in ("inputs", "inputs/input", "upper", "upper/output", "work"):
+    for name in ("upper", "upper/output", "work"):
         _make(ctx.workspace / name)
     if not ctx.inputs:
+        _make(ctx.workspace / "upper" / "input")
         return
+    for name in ("inputs", "inputs/input"):
+        _make(ctx.workspace / name)
     try:
         await asyncio.to_thread(ctx.blobs.link, ctx.inputs, ctx.workspace / "inputs" / "input")
     except InputUnavailable as error:
@@ -69,17 +72,19 @@ def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
         },
-        mounts=(*_mounts(ctx.workspace, ctx.layers["app"], knobs), *runtime.mounts),
+        mounts=(*_mounts(ctx, knobs), *runtime.mounts),
         stdin=arguments.stdin(knobs.kwargs_via),
         limits=ctx.job.spec.limits,
     )
 
 
-def _mounts(workspace: Path, app: Path, knobs: Knobs) -> tuple[Mount, ...]:
-    inputs, upper = workspace / "inputs", workspace / "upper"
-    tree = Overlay(lower=(inputs, app), upper=upper, work=workspace / "work", target=APP)
+def _mounts(ctx: Context, knobs: Knobs) -> tuple[Mount, ...]:
+    upper, inputs, app = ctx.workspace / "upper", ctx.workspace / "inputs", ctx.layers["app"]
+    lower = (inputs, app) if ctx.inputs else (app,)
+    tree = Overlay(lower=lower, upper=upper, work=ctx.workspace / "work", target=APP)
     if knobs.input_readonly:
-        return tree, ReadOnly(source=inputs / "input", target=f"{APP}/input")
+        source = (inputs if ctx.inputs else upper) / "input"
+        return tree, ReadOnly(source=source, target=f"{APP}/input")
     return (tree,)
 
 
