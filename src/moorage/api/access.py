@@ -4,8 +4,10 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -17,6 +19,9 @@ from moorage.model.callers import LOCAL, Caller
 from moorage.store.base import Store, Token
 
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::\d+)?")
+Admits = Callable[[Mapping[str, Any]], bool]
+GUEST = Caller(name="guest")
+"""Whom a network's own rules let in; its routes do not ask for a name."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -73,17 +78,18 @@ class Access:
 
     On loopback, while there are no tokens, every request is the operator's if its Host is a loopback name (so that
     no foreign web page reaches the node under a name of its own) and, when it changes something, its Origin is ours.
-    Otherwise a token is needed.
+    Otherwise a token is needed, or a network whose own rules (`admits`) let the request in.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, *, host: str) -> None:
-        self._app, self._tokens = app, tokens
+    def __init__(self, app: ASGIApp, tokens: Tokens, *, host: str, admits: Sequence[Admits] = ()) -> None:
+        self._app, self._tokens, self._admits = app, tokens, admits
         self._loopback = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         try:
-            scope["moorage.caller"] = await self._caller(Headers(scope=scope), scope["method"])
+            admitted = any(admits(scope) for admits in self._admits)
+            scope["moorage.caller"] = GUEST if admitted else await self._caller(Headers(scope=scope), scope["method"])
         except MoorageError as error:
             await problem(error)(scope, receive, send)
         else:

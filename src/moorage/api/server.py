@@ -61,7 +61,8 @@ async def serve(
         if host is not None:
             await require_safe_address(host, app.state.tokens)
             listener = stack.enter_context(_tcp(host, port))
-            ends.append((Access(app, app.state.tokens, host=host), listener))
+            admits = [surface.admits for surface in node.surfaces if surface.admits is not None]
+            ends.append((Access(app, app.state.tokens, host=host, admits=admits), listener))
             url = _url(host, listener)
         if uds is not None:
             ends.append((Trusted(app), stack.enter_context(_unix(uds))))
