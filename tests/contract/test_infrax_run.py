@@ -150,12 +150,6 @@ class Lab:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def layers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One directory of layers for the whole run, so that the Python environment is built once."""
-    return tmp_path_factory.mktemp("layers")
-
-
 @pytest.fixture
 async def lab(tmp_path: Path, layers_dir: Path) -> AsyncIterator[Lab]:
     owner = SANDBOX_UID if os.geteuid() == 0 else None

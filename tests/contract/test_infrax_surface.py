@@ -5,8 +5,9 @@ Item 15 of the acceptance checklist (section 8), and item 16 for what the router
 
 import asyncio
 import contextlib
+import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from moorage.api.access import Tokens
 from moorage.api.server import serve
 from moorage.errors import BadManifest
 from moorage.networks.infrax.config import SurfaceConfig, read_config
@@ -152,8 +154,17 @@ async def surface(data_dir: Path, router_url: str, **more: Any) -> AsyncIterator
 
 
 @pytest.fixture
-async def client(tmp_path: Path, router: StubRouter) -> AsyncIterator[httpx.AsyncClient]:
-    async with surface(tmp_path / "data", router.url) as client:
+def data_dir(tmp_path: Path, layers_dir: Path) -> Path:
+    """A data directory of its own for each test, in which Python environments are there already."""
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / "layers").symlink_to(layers_dir)
+    return path
+
+
+@pytest.fixture
+async def client(data_dir: Path, router: StubRouter) -> AsyncIterator[httpx.AsyncClient]:
+    async with surface(data_dir, router.url) as client:
         await router.until("PUT /node/state IDLE")
         router.offer_app()
         yield client
@@ -226,29 +237,28 @@ async def test_an_app_is_installed_in_the_background_and_then_listed(
     assert (again.status_code, again.json()) == (200, {"detail": "App is already installed"})
 
 
-@pytest.mark.parametrize(
-    ("spoil", "text"),
-    [
-        (lambda router: router.files.clear(), "GET /file/a1-main"),
-        (lambda router: router.apps.clear(), "does not know"),
-        (lambda router: router.apps["a1"]["files"][0].update(name="other.py"), "main.py"),
-        (lambda router: router.apps["a1"]["files"][0].update(path="../.."), "'..'"),
-        (lambda router: router.apps["a1"]["files"][0].update(size=10**6), "GET /file/a1-main"),
-        (lambda router: router.apps["a1"]["files"].append(router.apps["a1"]["files"][0]), "twice"),
-    ],
-    ids=["file 404", "unknown", "no main.py", "traversal", "short file", "duplicate"],
-)
 async def test_a_failed_installation_is_told_and_leaves_nothing_installed(
-    client: httpx.AsyncClient, router: StubRouter, spoil: Any, text: str
+    client: httpx.AsyncClient, router: StubRouter
 ) -> None:
-    spoil(router)
-    await install(client, router)
-    assert router.names()[-2:] == ["PUT /app/a1", "PUT /node/state IDLE"]
-    told = router.body("PUT /app/a1")
-    assert told["type"] == "INSTALL_ERROR"
-    assert text in told["error"]
-    assert (await client.get("/app")).json() == []
-    assert (await client.post("/job", json=job())).json() == {"detail": "App is not installed"}
+    """Section 6, items 4 to 6."""
+    cases: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+        (lambda app: router.files.clear(), "GET /file/a1-main"),
+        (lambda app: router.apps.clear(), "does not know"),
+        (lambda app: app["files"][0].update(name="other.py"), "main.py"),
+        (lambda app: app["files"][0].update(path="../.."), "'..'"),
+        (lambda app: app["files"][0].update(size=10**6), "GET /file/a1-main"),
+        (lambda app: app["files"].append(app["files"][0]), "twice"),
+    ]
+    for spoil, text in cases:
+        router.offer_app()
+        spoil(router.apps["a1"])
+        await install(client, router)
+        assert router.names()[-2:] == ["PUT /app/a1", "PUT /node/state IDLE"]
+        told = router.body("PUT /app/a1")
+        assert told["type"] == "INSTALL_ERROR"
+        assert text in told["error"]
+        assert (await client.get("/app")).json() == []
+        assert (await client.post("/job", json=job())).json() == {"detail": "App is not installed"}
 
 
 async def test_an_app_is_removed_in_the_background(client: httpx.AsyncClient, router: StubRouter) -> None:
@@ -353,7 +363,7 @@ async def test_a_result_that_the_router_does_not_take_leaves_the_node_idle(
     assert (await run(client, router, job("j2")))[-2:] == ["PUT /job/j2 FINISHED", "PUT /node/state IDLE"]
 
 
-async def test_a_router_that_is_down_leaves_the_node_idle(tmp_path: Path) -> None:
+async def test_a_router_that_is_down_leaves_the_node_idle(data_dir: Path) -> None:
     stub = StubRouter()
     stub.gate.set()
     stub.offer_app()
@@ -361,7 +371,8 @@ async def test_a_router_that_is_down_leaves_the_node_idle(tmp_path: Path) -> Non
         router_stack = await stack.enter_async_context(contextlib.AsyncExitStack())
         routes = [Route("/{path:path}", stub.answer, methods=["GET", "POST", "PUT", "DELETE"])]
         stub.url = await router_stack.enter_async_context(serving(Starlette(routes=routes)))
-        client = await stack.enter_async_context(surface(tmp_path / "data", stub.url))
+        client = await stack.enter_async_context(surface(data_dir, stub.url))
+        await stub.until("PUT /node/state IDLE")
         await install(client, stub)
         await router_stack.aclose()
         assert (await client.post("/job", json=job())).status_code == 201
@@ -420,35 +431,34 @@ async def test_a_finished_job_that_is_sent_again_runs_again(client: httpx.AsyncC
     assert router.names().count("POST /job/j1/result") == 2
 
 
-@pytest.mark.parametrize(
-    ("change", "where", "kind"),
-    [
-        ({"id": 5}, ["body", "id"], "string_type"),
-        ({"state": "DONE"}, ["body", "state"], "literal_error"),
-        ({"time_to_give_up": -1}, ["body", "time_to_give_up"], "greater_than_equal"),
-        ({"files": [{"id": "f"}]}, ["body", "files", 0, "name"], "missing"),
-        ({"meta": []}, ["body", "meta"], "dict_type"),
-        ({"meta": {"kwargs": []}}, ["body", "meta"], "kwargs_bad_type"),
-        ({"meta": {"kwargs": {"k": "x" * 1025}}}, ["body", "meta"], "kwarg_too_long"),
-        ({"meta": {"args": {}}}, ["body", "meta"], "kwargs_bad_type"),
-        ({"files": [file("f", "../x")]}, ["body", "files"], "file_bad_path"),
-        ({"files": [file("f", "x"), file("g", "x")]}, ["body", "files"], "file_duplicate"),
-    ],
-)
-async def test_a_job_that_is_not_valid_is_refused_in_the_form_of_the_network(
-    client: httpx.AsyncClient, change: dict[str, Any], where: list[Any], kind: str
-) -> None:
-    answer = await client.post("/job", json=job(**change))
-    assert answer.status_code == 422
-    problem = answer.json()["detail"][0]
-    assert list(problem) == ["type", "loc", "msg", "input"]
-    assert (problem["loc"], problem["type"]) == (where, kind)
+INVALID: list[tuple[dict[str, Any], list[Any], str]] = [
+    ({"id": 5}, ["body", "id"], "string_type"),
+    ({"state": "DONE"}, ["body", "state"], "literal_error"),
+    ({"time_to_give_up": -1}, ["body", "time_to_give_up"], "greater_than_equal"),
+    ({"files": [{"id": "f"}]}, ["body", "files", 0, "name"], "missing"),
+    ({"meta": []}, ["body", "meta"], "dict_type"),
+    ({"meta": {"kwargs": []}}, ["body", "meta"], "kwargs_bad_type"),
+    ({"meta": {"kwargs": {"k": "x" * 1025}}}, ["body", "meta"], "kwarg_too_long"),
+    ({"meta": {"args": {}}}, ["body", "meta"], "kwargs_bad_type"),
+    ({"meta": {"kwargs": {"k": "\ud800"}}}, ["body", "meta"], "kwarg_invalid_text"),
+    ({"files": [file("f", "../x")]}, ["body", "files"], "file_bad_path"),
+    ({"files": [file("f", "x"), file("g", "x")]}, ["body", "files"], "file_duplicate"),
+]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"NaN", b"[" * 100_000, b'{"ts": Infinity}'])
-async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
-    answer = await client.post("/job", content=body)
-    assert (answer.status_code, answer.json()["detail"][0]["type"]) == (422, "json_invalid")
+async def test_a_job_that_is_not_valid_is_refused_in_the_form_of_the_network(client: httpx.AsyncClient) -> None:
+    for change, where, kind in INVALID:
+        answer = await client.post("/job", content=json.dumps(job(**change)))
+        assert answer.status_code == 422, change
+        problem = answer.json()["detail"][0]
+        assert list(problem) == ["type", "loc", "msg", "input"]
+        assert (problem["loc"], problem["type"]) == (where, kind)
+
+
+async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> None:
+    for body in (b"", b"{", b"\xff", b"NaN", b"[" * 100_000, b'{"ts": Infinity}', b" " * (9 << 20)):
+        answer = await client.post("/job", content=body)
+        assert (answer.status_code, answer.json()["detail"][0]["type"]) == (422, "json_invalid"), body[:20]
 
 
 async def test_required_keys_may_be_null_but_not_missing(client: httpx.AsyncClient) -> None:
@@ -458,9 +468,9 @@ async def test_required_keys_may_be_null_but_not_missing(client: httpx.AsyncClie
     assert answer.json()["detail"][0]["loc"] == ["body", "start_ts"]
 
 
-async def test_more_slots_take_more_jobs(tmp_path: Path, router: StubRouter) -> None:
+async def test_more_slots_take_more_jobs(data_dir: Path, router: StubRouter) -> None:
     router.offer_app()
-    async with surface(tmp_path / "data", router.url, slots=2) as client:
+    async with surface(data_dir, router.url, slots=2) as client:
         await client.post("/app/a1")
         await router.until("PUT /node/n1/app/a1")
         router.files["in"] = b"x"
@@ -476,35 +486,55 @@ async def test_more_slots_take_more_jobs(tmp_path: Path, router: StubRouter) -> 
 
 
 async def test_a_job_that_outlives_the_node_is_finished_and_reported_once_by_the_next(
-    tmp_path: Path, router: StubRouter
+    data_dir: Path, router: StubRouter
 ) -> None:
     """Item 16."""
     router.offer_app()
     router.files["in"] = b"x"
-    async with surface(tmp_path / "data", router.url) as client:
+    async with surface(data_dir, router.url) as client:
+        await router.until("PUT /node/state IDLE")
         await install(client, router)
         router.gate.clear()
         assert (await client.post("/job", json=job(files=[file("in", "x")]))).status_code == 201
     router.gate.set()
-    async with surface(tmp_path / "data", router.url) as client:
+    async with surface(data_dir, router.url) as client:
         await router.until("PUT /job/j1 FINISHED")
         await router.until("PUT /node/state IDLE", count=3)
         assert router.body("POST /job/j1/result")["success"]
         assert (await client.get("/app")).json() == ["a1"]
     start = len(router.calls)
-    async with surface(tmp_path / "data", router.url):
+    async with surface(data_dir, router.url):
         await router.until("PUT /node/state IDLE", count=4)
         assert router.names(start) == ["POST /node", "PUT /node/state IDLE"]
 
 
-async def test_the_surface_is_off_unless_the_operator_wants_it(tmp_path: Path) -> None:
+async def test_the_surface_is_off_unless_the_operator_wants_it(data_dir: Path) -> None:
     async with (
-        Node.open(load_config(None, data_dir=tmp_path / "data")) as node,
+        Node.open(load_config(None, data_dir=data_dir)) as node,
         serve(node, host="127.0.0.1", port=0) as listening,
         httpx.AsyncClient(base_url=listening.url or "") as client,
     ):
         assert (await client.get("/__health")).status_code == 404
         assert (await client.post("/job", json=job())).status_code == 404
+
+
+async def test_where_tokens_are_needed_only_allowed_sources_go_without(data_dir: Path, router: StubRouter) -> None:
+    """Section 4.1: the network's own clients send no token."""
+    for sources, status in ((["127.0.0.0/8"], 200), (["10.0.0.0/8", "::1/128"], 401)):
+        config = load_config(
+            None, data_dir=data_dir, networks={"infrax": settings(router.url, allowed_sources=sources)}
+        )
+        async with Node.open(config) as node:
+            secret = await Tokens(node.store).add(f"for {status}", operator=True)
+            async with (
+                serve(node, host="127.0.0.1", port=0) as listening,
+                httpx.AsyncClient(base_url=listening.url or "") as client,
+            ):
+                for path in ("/app", "/__health"):
+                    assert (await client.get(path)).status_code == status
+                    assert (await client.get(path, headers={"authorization": f"Bearer {secret}"})).status_code == 200
+                    assert (await client.get(path, headers={"origin": "https://page.example"})).status_code == 401
+                assert (await client.get("/v1/jobs")).status_code == 401
 
 
 def test_the_networks_own_configuration_file_can_be_pasted() -> None:

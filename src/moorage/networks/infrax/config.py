@@ -4,10 +4,10 @@ The tables of the network's own `config.toml` (contract, section 3.2) may be pas
 """
 
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, StringConstraints, model_validator
 
 from moorage.model.jobs import JSON
 from moorage.networks.infrax.wire import NodeDef, Spec
@@ -26,6 +26,7 @@ def gigabytes(value: Any) -> Any:
 
 
 Gigabytes = Annotated[int, BeforeValidator(gigabytes), Field(ge=0)]
+Source = Annotated[IPv4Network | IPv6Network, PlainValidator(ip_network)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 
 
@@ -58,7 +59,7 @@ class SurfaceConfig(Table):
     ram: Gigabytes = 0
     vram: Gigabytes = 0
     float_types: FloatTypes = FloatTypes()
-    allowed_sources: tuple[IPv4Network | IPv6Network, ...] = ()
+    allowed_sources: tuple[Source, ...] = ()
     """Addresses that need no token here."""
 
     @model_validator(mode="before")
