@@ -35,7 +35,7 @@ CREATE TABLE jobs (
   created_at REAL NOT NULL,
   started_at REAL,
   finished_at REAL,
-  expires_at REAL,                       -- when its queue or total timeout ends it, while it is queued
+  expires_at REAL,                       -- while it is queued: when its queue or total timeout ends it
   parent_id TEXT,
   retry_of TEXT,
   idempotency_key TEXT,
@@ -56,7 +56,7 @@ CREATE INDEX jobs_by_state ON jobs (state);
 CREATE INDEX jobs_by_parent ON jobs (parent_id) WHERE parent_id IS NOT NULL;
 
 CREATE INDEX jobs_ready ON jobs (blocked) WHERE state = 'queued';
-CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE state = 'queued' AND expires_at IS NOT NULL;
+CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE job_labels (
   key TEXT NOT NULL,

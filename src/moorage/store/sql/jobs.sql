@@ -8,7 +8,7 @@ UPDATE jobs SET state = :state, finished_at = :now, expires_at = NULL, error = :
 UPDATE jobs SET cancelling = 1 WHERE n = ?
 
 -- name: expired
-SELECT * FROM job_rows WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT 100
+SELECT * FROM job_rows WHERE expires_at <= ? ORDER BY expires_at LIMIT 100
 
 -- name: queued_of_app
 SELECT n, id, state, seq FROM job_rows WHERE app_id = ? AND state = 'queued' ORDER BY n LIMIT 100

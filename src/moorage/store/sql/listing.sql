@@ -31,10 +31,10 @@ SELECT count(*) AS ahead FROM (
 -- name: waiting_for
 SELECT leaders.id FROM job_after CROSS JOIN jobs AS leaders ON leaders.n = job_after.leader
 WHERE job_after.follower = ?
-ORDER BY leaders.n
+ORDER BY job_after.leader
 
 -- name: next_expiry
-SELECT min(expires_at) AS expiry FROM jobs WHERE state = 'queued' AND expires_at IS NOT NULL
+SELECT min(expires_at) AS expiry FROM jobs WHERE expires_at IS NOT NULL
 
 -- name: counts
 SELECT state, count FROM job_counts
