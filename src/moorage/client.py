@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 POLL = 30.0
 """Seconds that one request of a longer wait takes at most."""
-PATIENCE = 30.0
-"""Seconds that a broken stream of events is tried to be taken up again."""
+PAUSES = (0.1, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before a broken stream of events is taken up again, by failures in a row."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -238,18 +238,22 @@ class Client:
 
     def follow_events(self, subject: str, *, after: int = 0) -> Iterator[Event]:
         """Give the events of a job or app as they come, until its history ends; a broken stream is taken up again."""
-        deadline = deadline_in(PATIENCE)
+        failures = 0
         while True:
+            began = time.monotonic()
             try:
                 for event in self._node.events(_events_of(subject), after):
+                    if event is None:
+                        return
                     yield event
-                    after, deadline = event.seq, deadline_in(PATIENCE)
+                    after = event.seq
                     if event.final:
                         return
             except NodeUnreachable:
-                if time.monotonic() > deadline:
+                failures = failures + 1 if time.monotonic() - began < PAUSES[-1] else 1
+                if failures == len(PAUSES):
                     raise
-            time.sleep(0.2)
+            time.sleep(PAUSES[failures])
 
     def follow_logs(
         self, job_id: str, *, stream: "Stream | None" = None, follow: bool = True

@@ -67,14 +67,17 @@ class Connection:
                 answer.read()
             yield _succeeded(answer)
 
-    def events(self, path: str, after: int) -> Iterator[Event]:
-        """Get server-sent events later than `after`, until the node ends the stream."""
+    def events(self, path: str, after: int) -> Iterator[Event | None]:
+        """Get server-sent events later than `after`, until the node ends the stream; None if it will send no more."""
         from httpx_sse import EventSource
 
         headers = {"accept": "text/event-stream", "last-event-id": str(after)}
         with self.stream(path, headers=headers) as answer:
-            if answer.status_code != 204:
-                for message in EventSource(answer).iter_sse():
+            if answer.status_code == 204:
+                yield None
+                return
+            for message in EventSource(answer).iter_sse():
+                if message.data:  # a keep-alive comment comes out as an empty message
                     yield _adapter(Event).validate_json(message.data)
 
     @contextlib.contextmanager

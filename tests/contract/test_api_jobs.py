@@ -1,5 +1,6 @@
 """Jobs over HTTP: submit, wait, follow, cancel, retry, outputs, logs."""
 
+import gc
 import io
 import tarfile
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from moorage.api.server import serve
 from moorage.client import Client
 from moorage.errors import (
     FileBadPath,
@@ -23,7 +25,7 @@ from moorage.errors import (
 from moorage.model.apps import App
 from moorage.model.jobs import FileRef, Job
 from moorage.model.states import AttemptState, JobState
-from tests.serving import Served
+from tests.serving import Served, serving
 
 FAST = {"cpus": "100m", "memory": "128MiB"}
 
@@ -90,6 +92,7 @@ def test_the_history_is_followed_to_its_end(served: Served, client: Client, app:
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert (events[0].topic, events[-1].topic) == ("job.queued", "job.succeeded")
     assert client.events(job.id) == events
+    assert list(client.follow_events(job.id, after=events[-1].seq)) == []
     assert client.events(job.id, after=2, limit=1) == events[2:3]
     again = {"accept": "text/event-stream", "last-event-id": str(events[-1].seq)}
     assert httpx.get(f"{served.url}/v1/jobs/{job.id}/events", headers=again).status_code == 204
@@ -223,9 +226,31 @@ def test_somebody_elses_job_is_not_there(served: Served, done: Job) -> None:
             operator.remove_token("carol")
 
 
-def test_waits_and_streams_end_when_the_node_stops(tmp_path: Path, app: App) -> None:
-    from tests.serving import serving
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # httpcore leaves a socket that found nobody open
+def test_a_broken_stream_of_events_is_taken_up_again(served: Served, app: App, tmp_path: Path) -> None:
+    socket, seen = tmp_path / "second.sock", []
 
+    def follow(job_id: str) -> None:
+        with Client(socket) as client:
+            seen.extend(client.follow_events(job_id))
+
+    with Client(served.url) as client:
+        with served.portal.wrap_async_context_manager(serve(served.node, uds=socket)):
+            job = client.submit(app.id, settings={"nap": "60"}, limits=FAST)
+            thread = threading.Thread(target=follow, args=(job.id,))
+            thread.start()
+            client.wait_job(job.id, JobState.RUNNING, timeout=60)
+            time.sleep(0.3)
+        assert not socket.exists()
+        client.cancel(job.id)
+        with served.portal.wrap_async_context_manager(serve(served.node, uds=socket)):
+            thread.join(timeout=60)
+        assert seen == client.events(job.id)
+    assert seen[-1].topic == "job.cancelled"
+    gc.collect()
+
+
+def test_waits_and_streams_end_when_the_node_stops(tmp_path: Path, app: App) -> None:
     ended: list[str] = []
 
     def poll(url: str, app_id: str) -> None:

@@ -74,13 +74,13 @@ async def until_stopped(
         while not stopping.is_set():
             item = item or asyncio.ensure_future(anext(source, end))
             await asyncio.wait({item, stop}, timeout=idle, return_when=asyncio.FIRST_COMPLETED)
-            if not item.done():
+            if item.done():
+                value, item = item.result(), None
+                if value is end:
+                    return
+                yield cast("T", value)
+            elif not stop.done():
                 yield None
-                continue
-            value, item = item.result(), None
-            if value is end:
-                return
-            yield cast("T", value)
     finally:
         stop.cancel()
         if item is not None:
