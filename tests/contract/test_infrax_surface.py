@@ -508,6 +508,26 @@ async def test_a_job_that_outlives_the_node_is_finished_and_reported_once_by_the
         assert router.names(start) == ["POST /node", "PUT /node/state IDLE"]
 
 
+async def test_a_job_that_ran_while_the_node_stopped_is_run_again_and_reported_once(
+    data_dir: Path, router: StubRouter
+) -> None:
+    """Item 16: the same job of ours, in a second attempt."""
+    router.offer_app(main="import time; time.sleep(600)")
+    async with surface(data_dir, router.url) as client:
+        await router.until("PUT /node/state IDLE")
+        await install(client, router)
+        assert (await client.post("/job", json=job(time_to_give_up=3))).status_code == 201
+        async with asyncio.timeout(60):
+            while "running" not in (await client.get("/v1/jobs")).text:  # noqa: ASYNC110 - over HTTP
+                await asyncio.sleep(0.02)
+    assert "POST /job/j1/result" not in router.names()
+    async with surface(data_dir, router.url) as client:
+        await router.until("PUT /job/j1 FINISHED")
+        assert len((await client.get("/v1/jobs")).json()) == 1
+    assert router.names().count("POST /job/j1/result") == 1
+    assert router.body("POST /job/j1/result")["error"] == "Job timed out after 3 seconds"
+
+
 async def test_the_surface_is_off_unless_the_operator_wants_it(data_dir: Path) -> None:
     async with (
         Node.open(load_config(None, data_dir=data_dir)) as node,

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from moorage.blobs.names import join, refuse_duplicates
+from moorage.blobs.space import disk_full
 from moorage.errors import (
     AppUnavailable,
     BadApp,
@@ -181,7 +182,7 @@ def safe_names(files: list[wire.File]) -> list[str]:
 
 
 async def _save(target: Path, chunks: AsyncIterator[bytes]) -> None:
-    with target.open("wb") as file:
+    with disk_full(), target.open("wb") as file:
         async for chunk in chunks:
             file.write(chunk)
 

@@ -48,6 +48,8 @@ def error_text(error: ErrorInfo | None, exit_status: int | None) -> str | None:
         return None
     if error.code == "out_of_memory" and exit_status:
         return crashed(exit_status)
+    if error.code == "disk_full" and exit_status == 0:
+        return UPLOAD_FAILED
     return error.message
 
 
