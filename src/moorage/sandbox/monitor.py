@@ -27,6 +27,7 @@ def monitor(execute: Callable[[], object], *, status: int) -> NoReturn:
     main = os.fork()
     if main == 0:
         execute()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # when the spawner is gone we still have work to do
     signal.signal(signal.SIGTERM, _on_sigterm)
     staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
