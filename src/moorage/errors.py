@@ -320,6 +320,15 @@ class OutputsTooLarge(MoorageError):
     hint = "Write fewer or smaller files, or raise the output limits."
 
 
+class HostIsolationForbidden(MoorageError):
+    """A job without isolation could do all that the node's user can, so only that user may ask for one."""
+
+    status = 403
+    hint = (
+        'Submit it through the node\'s own socket, as `moorage` does without MOORAGE_URL, or set `isolation = "host"`.'
+    )
+
+
 class InputUnavailable(MoorageError):
     """An input file is not in the store."""
 

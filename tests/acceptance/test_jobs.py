@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 
-from moorage.errors import DependencyFailed, IdempotencyConflict, Infeasible, JobFinished
-from moorage.model.callers import LOCAL
+from moorage.errors import DependencyFailed, HostIsolationForbidden, IdempotencyConflict, Infeasible, JobFinished
+from moorage.model.callers import LOCAL, NODE_USER
 from moorage.model.jobs import JobSpec
 from moorage.model.limits import Limits, Timeouts
 from moorage.model.states import JobState
@@ -173,3 +173,12 @@ async def test_five_hundred_jobs_queue_instead_of_drowning_the_machine(lab: Lab)
     ended = [await lab.node.finished_job(job.id) for job in jobs]
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     assert 1 <= most <= 4
+
+
+async def test_only_the_nodes_own_user_may_ask_for_a_job_without_isolation(lab: Lab):
+    app = await lab.app("import os\nprint(os.getpid() > 2)")
+    spec = JobSpec(app_id=app.id, limits=SMALL, isolation="host")
+    with pytest.raises(HostIsolationForbidden):
+        await lab.node.submit(spec, caller=LOCAL)
+    job, _ = await lab.node.submit(spec, caller=NODE_USER)
+    assert (await lab.finish(job)).stdout == b"True\n"

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moorage.api.problems import problem
 from moorage.errors import ForeignHost, ForeignOrigin, MoorageError, TokenRequired, Unauthorized
-from moorage.model.callers import LOCAL, Caller
+from moorage.model.callers import LOCAL, NODE_USER, Caller
 from moorage.store.base import Store, Token
 
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::\d+)?")
@@ -23,6 +23,8 @@ Admits = Callable[[Mapping[str, Any]], bool]
 GUEST = Caller(name="guest")
 """Whom a network's own rules let in; its routes do not ask for a name."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+GUEST = Caller(name="guest")
+"""Whom a network's own rules have let in; its routes say for themselves in whose name they act."""
 
 
 class Tokens:
@@ -89,13 +91,15 @@ class Access:
         """Pass a request on, or refuse it."""
         try:
             admitted = any(admits(scope) for admits in self._admits)
-            scope["moorage.caller"] = GUEST if admitted else await self._caller(Headers(scope=scope), scope["method"])
+            scope["moorage.caller"] = GUEST if admitted else await self._caller(scope, Headers(scope=scope))
         except MoorageError as error:
             await problem(error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _caller(self, headers: Headers, method: str) -> Caller:
+    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
+        if any(admits(scope) for admits in self._admits):
+            return GUEST
         if (authorization := headers.get("authorization")) is not None:
             return await self._tokens.caller(authorization)
         if not self._loopback or await self._tokens.exist():
@@ -103,7 +107,7 @@ class Access:
         host = headers.get("host", "")
         if not _names_loopback(host):
             raise ForeignHost(f"This node is not {host or 'without a name'}.")
-        if method not in SAFE and not _same_origin(headers.get("origin"), host):
+        if scope["method"] not in SAFE and not _same_origin(headers.get("origin"), host):
             raise ForeignOrigin(f"A page of {headers['origin']} may not change anything here.")
         return LOCAL
 
@@ -116,7 +120,7 @@ class Trusted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        scope["moorage.caller"] = LOCAL
+        scope["moorage.caller"] = NODE_USER
         await self._app(scope, receive, send)
 
 

@@ -9,7 +9,12 @@ class Caller:
 
     name: str
     operator: bool = False
+    same_user: bool = False
+    """Whether it is known to be the node's own user, who gains nothing from a job without isolation."""
 
 
 LOCAL = Caller(name="local", operator=True)
-"""Whoever reaches the node over loopback or its own socket."""
+"""Whoever reaches the node over loopback: any user of this machine."""
+
+NODE_USER = Caller(name="local", operator=True, same_user=True)
+"""Whoever opens the node's own socket, which only its user can."""

@@ -13,7 +13,7 @@ from moorage import __version__
 from moorage.blobs.local import LocalBlobs
 from moorage.engine.base import Place
 from moorage.engine.local import LocalEngine
-from moorage.errors import Infeasible, Invalid, NodeStopping, NotFound, UnknownIsolation
+from moorage.errors import HostIsolationForbidden, Infeasible, Invalid, NodeStopping, NotFound, UnknownIsolation
 from moorage.layers.python import PythonEnvironments
 from moorage.layers.trees import Trees
 from moorage.model.apps import App
@@ -34,6 +34,7 @@ from moorage.node.runner import Runner
 from moorage.node.scheduler import Scheduler
 from moorage.node.services import LocalServices
 from moorage.sandbox.base import SANDBOX_UID, Check, Sandbox, Stream
+from moorage.sandbox.host import Host
 from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.probe import probe
 from moorage.store.base import AppFilter, JobFilter, Page, Store
@@ -175,7 +176,7 @@ class Node:
 
         Raises NotFound, AppUnavailable, Forbidden, Infeasible, InputUnavailable, Invalid, IdempotencyConflict, …
         """
-        self._check(spec, job_id)
+        self._check(spec, job_id, caller)
 
         def build(app: App) -> Job:
             self.apps.admit(app, caller)
@@ -328,13 +329,15 @@ class Node:
         )
         return [surface for surface in surfaces if surface is not None]
 
-    def _check(self, spec: JobSpec, job_id: str | None) -> None:
+    def _check(self, spec: JobSpec, job_id: str | None, caller: Caller) -> None:
         if self._stopping:
             raise NodeStopping
         if job_id is not None and not JOB_ID.fullmatch(job_id):
             raise Invalid(f"{job_id!r} cannot be a job id.", hint="Use up to 64 letters, digits, `.`, `_` and `-`.")
         if spec.isolation is not None and spec.isolation not in self._sandboxes:
             raise UnknownIsolation(f"There is no sandbox called {spec.isolation!r}.")
+        if spec.isolation == Host.name != self.config.isolation and not caller.same_user:
+            raise HostIsolationForbidden
 
     def _feasible(self, spec: JobSpec) -> JobSpec:
         """Refuse what no place could ever take, and cut the execution timeout to the node's maximum."""
