@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from moorage.errors import DatabaseTooNew, DiskFull, MoorageError, StoreUnavailable
+from moorage.errors import DatabaseTooNew, DiskFull, Invalid, StoreUnavailable
 
 BUSY_SECONDS = 10.0
 STATEMENTS = 256
@@ -21,7 +21,8 @@ _TROUBLE = {
     sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened.",
     sqlite3.SQLITE_IOERR: "The database's disk reports an error.",
 }
-_PASSES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+"""Troubles that end by themselves."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -82,15 +83,19 @@ def translated() -> Iterator[None]:
     """Raise errors of the database in the words of our catalogue."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeEncodeError) as error:
         raise meaning(error) from error
 
 
-def meaning(error: sqlite3.Error) -> MoorageError:
-    """Say what an error of the database means to a user."""
+def meaning(error: Exception) -> Exception:
+    """Say what an error of the database means to a user; any other error means what it says."""
+    if isinstance(error, UnicodeEncodeError):
+        return Invalid(f"A text is not valid Unicode: {error.object!a}.")
+    if not isinstance(error, sqlite3.Error):
+        return error
     # Extended codes keep the primary one in their low byte.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("The database cannot grow: no space is left on its disk.")
     message = _TROUBLE.get(code, "The database refused a request.")
-    return StoreUnavailable(f"{message} ({error})", retryable=code in _PASSES)
+    return StoreUnavailable(f"{message} ({error})", retryable=code in PASSING)

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from moorage.errors import StoreUnavailable
 from moorage.model.events import Event
-from moorage.store.database import meaning
+from moorage.store.database import PASSING, meaning
 from moorage.store.transitions import Steps, Transaction
 
 T = TypeVar("T")
@@ -98,8 +98,7 @@ class Writer:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            trouble = meaning(error)
-            if trouble.retryable and self._loop.time() < until:
+            if error.sqlite_errorcode in PASSING and self._loop.time() < until:
                 self._loop.call_later(RETRY, self._begin, until)
                 return
             self._outcomes = [_Outcome(write=write, error=meaning(error)) for write in self._waiting]
@@ -134,7 +133,7 @@ class Writer:
         except Exception as error:
             del transaction.events[already:]
             self._undo()
-            return _Outcome(write=write, error=meaning(error) if isinstance(error, sqlite3.Error) else error)
+            return _Outcome(write=write, error=meaning(error))
         yield
         return _Outcome(write=write, value=value)
 
