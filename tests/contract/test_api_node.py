@@ -65,7 +65,7 @@ def test_tokens_are_made_shown_once_and_forgotten(served: Served) -> None:
         assert operator.tokens() == []
 
 
-@pytest.mark.parametrize("name", ["", "local", "a b", "../x", "x" * 65])
+@pytest.mark.parametrize("name", ["", "local", "guest", "a b", "../x", "x" * 65])
 def test_a_token_needs_a_proper_name_that_is_not_the_operators_own(served: Served, name: str) -> None:
     answer = httpx.post(f"{served.url}/v1/tokens", json={"name": name})
     assert answer.status_code == 422

@@ -119,6 +119,14 @@ async def test_nobody_listens_beyond_loopback_without_a_token(tokens: Tokens) ->
     await require_safe_address("0.0.0.0", tokens)
 
 
+async def test_a_networks_own_rules_let_its_clients_in_as_nobody_in_particular(tokens: Tokens) -> None:
+    await tokens.add("alice", operator=True)
+    gate = Access(whoami, tokens, host="0.0.0.0", admits=[lambda scope: scope["path"] == "/job"])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://node.example") as http:
+        assert (await http.post("/job")).json() == {"name": "guest", "operator": False}
+        assert (await http.post("/v1/jobs")).status_code == 401
+
+
 async def test_the_unix_socket_is_trusted_whatever_the_headers_say(tokens: Tokens) -> None:
     await tokens.add("alice", operator=False)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(Trusted(whoami))) as http:

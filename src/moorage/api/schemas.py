@@ -40,9 +40,9 @@ def _positive(value: int) -> int:
     return value
 
 
-def _not_local(name: str) -> str:
-    if name == LOCAL.name:
-        raise ValueError("This is what the node calls whoever reaches it over loopback")
+def _own_name(name: str) -> str:
+    if name in {LOCAL.name, "guest"}:
+        raise ValueError("This name is taken by those who need no token")
     return name
 
 
@@ -207,7 +207,7 @@ class TokenBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "alice", "operator": False}]})
 
-    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"), AfterValidator(_not_local)]
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"), AfterValidator(_own_name)]
     operator: bool = False
 
 
