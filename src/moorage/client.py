@@ -31,7 +31,7 @@ from moorage.model.states import AppState, JobState
 if TYPE_CHECKING:
     # Each of these takes longer to import than a command line may take to start.
     from moorage.node.explain import Explanation
-    from moorage.node.node import NodeInfo
+    from moorage.node.info import NodeInfo
     from moorage.node.services import ServiceState
     from moorage.sandbox.base import Check, Stream
 
@@ -305,7 +305,7 @@ class Client:
 
     def node(self) -> "NodeInfo":
         """Ask what the node is and has."""
-        from moorage.node.node import NodeInfo
+        from moorage.node.info import NodeInfo
 
         return self._node.read(NodeInfo, "GET", "/v1/node")
 

@@ -119,12 +119,6 @@ class PayloadTooLarge(MoorageError):
     hint = "Upload large values with POST /v1/blobs and name them by digest."
 
 
-class RangeNotSatisfiable(MoorageError):
-    """The file is shorter than the range that was asked for."""
-
-    status = 416
-
-
 class UnsupportedMediaType(MoorageError):
     """The request body is not JSON."""
 

@@ -8,7 +8,7 @@ from moorage.model.jobs import Attempt, FileRef, Job, JobSpec, Usage
 from moorage.model.limits import MIB, Limits, Timeouts
 from moorage.model.states import AppState, AttemptState, JobState
 from moorage.node.explain import Explanation
-from moorage.node.node import NodeInfo
+from moorage.node.info import NodeInfo
 from moorage.node.services import ServiceState
 from moorage.sandbox.base import Check
 

@@ -10,7 +10,7 @@ from moorage.api.access import Tokens
 from moorage.api.problems import documented
 from moorage.api.routing import answers, here, operated, read, rendered, takes
 from moorage.api.schemas import NewToken, TokenBody, TokenName
-from moorage.node.node import NodeInfo
+from moorage.node.info import NodeInfo
 from moorage.sandbox.base import Check
 
 NODE = TypeAdapter(NodeInfo)

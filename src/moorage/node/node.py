@@ -11,7 +11,6 @@ from pathlib import Path
 
 from moorage import __version__
 from moorage.blobs.local import LocalBlobs
-from moorage.engine.base import Place
 from moorage.engine.local import LocalEngine
 from moorage.errors import HostIsolationForbidden, Infeasible, Invalid, NodeStopping, NotFound, UnknownIsolation
 from moorage.layers.python import PythonEnvironments
@@ -27,6 +26,7 @@ from moorage.node.config import NodeConfig
 from moorage.node.directory import DataDirectory
 from moorage.node.explain import Explanation, explain
 from moorage.node.feed import Feed
+from moorage.node.info import NodeInfo
 from moorage.node.logs import CHUNK
 from moorage.node.port import NetworkPort
 from moorage.node.recovery import recover
@@ -43,19 +43,6 @@ from moorage.store.sqlite import SqliteStore
 _ENDS = frozenset(f"job.{state}" for state in JobState if state.terminal)
 
 STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeInfo:
-    """What a node tells of itself."""
-
-    version: str
-    started_at: float
-    data_dir: str
-    isolation: str
-    networks: tuple[str, ...]
-    places: tuple[Place, ...]
-    jobs: Mapping[JobState, int]
 
 
 class Node:
