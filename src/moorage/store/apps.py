@@ -40,6 +40,13 @@ def get(connection: sqlite3.Connection, app_id: str) -> App:
     return rows.app(row)
 
 
+def known(tx: Transaction, app_id: str) -> App:
+    """Give an app as it is inside the transaction."""
+    if app_id not in tx.apps:
+        tx.apps[app_id] = get(tx.connection, app_id)
+    return tx.apps[app_id]
+
+
 def listing(connection: sqlite3.Connection, where: AppFilter, page: Page) -> list[App]:
     """Read apps, newest first."""
     values = {

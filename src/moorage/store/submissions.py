@@ -27,7 +27,7 @@ def submit(
     idempotency_key: str | None,
 ) -> tuple[Job, bool]:
     """Accept a job, or find the one that an earlier identical request made."""
-    built = build(apps.get(tx.connection, app_id))
+    built = build(apps.known(tx, app_id))
     text = rows.spec_text(built.spec)
     if earlier := _earlier(tx, owner, job_id, idempotency_key):
         return _same(earlier, owner, app_id, text), False

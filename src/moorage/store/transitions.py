@@ -1,4 +1,4 @@
-"""One write at work in a transaction, and the one way in which states change."""
+"""Writes at work in a transaction, and the one way in which states change."""
 
 import sqlite3
 from collections.abc import Generator, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from moorage.errors import IllegalTransition
+from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, ErrorInfo
 from moorage.model.states import (
@@ -37,11 +38,13 @@ class Subject:
 
 @dataclass(slots=True, kw_only=True)
 class Transaction:
-    """What a write has at hand: the connection, the time, and the events made so far."""
+    """What the writes of a group have at hand: the connection, the time, and the events made so far."""
 
     connection: sqlite3.Connection
     now: float
     events: list[Event] = field(default_factory=list)
+    apps: dict[str, App] = field(default_factory=dict)
+    """Apps read in this transaction: most of its writes are jobs of a few apps."""
 
     def execute(self, sql: str, values: tuple[Any, ...] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -64,6 +67,7 @@ class Transaction:
     ) -> None:
         """Add the next event to a history."""
         subject.seq += 1
+        self.apps.pop(subject.id, None)
         # A message may quote a file name that is not valid UTF-8, and must be kept all the same.
         message = message.encode(errors="backslashreplace").decode()
         error_text, data_text = rows.error_text(error), rows.dumps(dict(data)) if data else None
