@@ -128,10 +128,12 @@ class TestStart:
             await run(sandbox, spec("true", "x" * (256 << 10)))
 
     async def test_more_arguments_than_bubblewrap_takes_are_refused(self, bubblewrap: Bubblewrap) -> None:
-        with pytest.raises(ArgumentsTooLong, match="10001 arguments"):
+        with pytest.raises(ArgumentsTooLong, match="bubblewrap takes fewer"):
             await run(bubblewrap, spec("true", *["x"] * 10_000))
 
     async def test_a_program_that_is_not_there_is_no_failure_of_the_app(self, sandbox: Sandbox) -> None:
+        if is_limited_by_prlimit(sandbox):
+            pytest.skip("this user cannot make cgroups: prlimit executes the program, and its failure is a status 127")
         with pytest.raises(SandboxUnavailable, match="no-such-program"):
             await run(sandbox, spec("/no-such-program"))
 
@@ -139,11 +141,11 @@ class TestStart:
         with pytest.raises(SandboxUnavailable, match="/no/such/place"):
             await run(bubblewrap, spec("true", mounts=(ReadOnly(source=Path("/no/such/place"), target="/x"),)))
 
-    async def test_after_a_failed_start_the_next_one_works(self, sandbox: Sandbox) -> None:
+    async def test_after_a_failed_start_the_next_one_works(self, bubblewrap: Bubblewrap) -> None:
         for _ in range(2):
             with pytest.raises(SandboxUnavailable):
-                await run(sandbox, spec("/no-such-program"))
-            assert (await sh(sandbox, "echo fine")).stdout == b"fine\n"
+                await run(bubblewrap, spec("true", cwd="/no/such/place"))
+            assert (await sh(bubblewrap, "echo fine")).stdout == b"fine\n"
 
     async def test_a_nul_byte_is_refused_and_starts_nothing(self, bubblewrap: Bubblewrap) -> None:
         with pytest.raises(Invalid, match="NUL"):
@@ -420,6 +422,10 @@ def a_file(place: Path) -> Path:
     directory.mkdir()
     (directory / "here").write_text("content")
     return directory
+
+
+def is_limited_by_prlimit(sandbox: Sandbox) -> bool:
+    return isinstance(sandbox, Bubblewrap) and "pids" not in sandbox.cgroups.enforced
 
 
 async def gone(mark: str) -> None:

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +107,7 @@ class Running:
         loop = asyncio.get_running_loop()
         self.number = number
         self.begun: asyncio.Future[bool] = loop.create_future()
+        self.inner: int | None = None
         self.pipes = (Pipe("stdout", output), Pipe("stderr", self._on_stderr))
         self._order = order
         self._output = output
@@ -137,6 +140,7 @@ class Running:
         if fact["event"] == "failed":
             self._why = fact
             return
+        self.inner = fact.get("inner")
         if not self.begun.done():
             self.begun.set_result(fact["event"] == "started")
         if fact["event"] == "ended" and self._task is None:
@@ -312,12 +316,13 @@ class Spawner:
                 self._dropping = asyncio.get_running_loop().create_task(self._drop_spare())
 
     def _lose(self) -> None:
-        """Give up what the helper had when it ended: the kernel has killed it too."""
+        """Give up what the helper had when it ended: the kernel has killed that too, or we do now."""
         self._hang_up()
         if self._helper:
             self._helper.wait()
         self._dropping = asyncio.get_running_loop().create_task(self._drop_spare())
         for running in list(self._running.values()):
+            _kill_world(running.inner)
             running.on_event({"event": "failed", "step": "go on", "why": "the spawner has ended", "errno": 0})
             running.on_event(LOST)
 
@@ -339,6 +344,14 @@ def _start_helper(descriptor: int) -> subprocess.Popen[bytes]:
         cwd="/",
         start_new_session=True,  # so that Ctrl-C in a terminal reaches the node only
     )
+
+
+def _kill_world(inner: int | None) -> None:
+    """Kill process 1 of a process namespace, in case bubblewrap died before it was bound to die with it."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{inner}/status").read_text()
+        if inner is not None and re.search(r"^NSpid:.*\s1$", status, re.MULTILINE):
+            os.kill(inner, signal.SIGKILL)
 
 
 def _await_end(helper: subprocess.Popen[bytes]) -> None:

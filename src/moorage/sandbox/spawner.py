@@ -9,7 +9,7 @@ to. It takes orders on a Unix socket, answers with events, and ends everything t
     {"order": "terminate"}, {"order": "kill"}                signal all of it
 
     {"event": "ready"}                                       a spare one has entered its cgroups
-    {"event": "started"}
+    {"event": "started", "inner": NUMBER | null}             with the first process of bubblewrap's own world
     {"event": "failed", "step": TEXT, "why": TEXT, "errno": NUMBER}
     {"event": "ended", "status": NUMBER, "ran": BOOL, "wall": SECONDS, "cpu": SECONDS, "peak": BYTES}
 
@@ -201,7 +201,7 @@ class Spawner:
     def _started(self, job: Job) -> None:
         """Tell that it runs, and read the rest of what it has to say when it has ended."""
         self._unwatch(job)
-        self._tell(job.number, "started")
+        self._tell(job.number, "started", inner=job.inner)
 
     def _close_status(self, job: Job) -> None:
         self._unwatch(job)
@@ -299,10 +299,14 @@ class Spawner:
         if self._ending:
             self._unsent.clear()
             return
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        try:
             while self._unsent:
                 self._node.send(self._unsent[0], socket.MSG_DONTWAIT)
                 self._unsent.popleft()
+        except ConnectionError:
+            self._ending = True
+        except BlockingIOError:
+            pass
         self._poll.modify(self._node, select.POLLIN | (select.POLLOUT if self._unsent else 0))
 
 

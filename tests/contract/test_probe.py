@@ -1,0 +1,57 @@
+"""`moorage doctor` says what this machine can enforce, by trying."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from moorage.sandbox.opening import open_sandboxes
+from moorage.sandbox.probe import probe
+from tests.sandboxing import sh
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_it_says_agrees_with_what_the_sandbox_does(tmp_path: Path) -> None:
+    checks = {check.name: check for check in await probe(tmp_path / "data")}
+    opened = (await open_sandboxes(data_dir=tmp_path, run_dir=tmp_path / "run"))["bubblewrap"]
+    try:
+        inside = (await sh(opened, "grep Seccomp: /proc/self/status")).stdout
+    finally:
+        await opened.close()
+    assert checks["namespaces"].ok
+    assert checks["bubblewrap"].ok
+    assert checks["seccomp"].ok == inside.endswith(b"2\n")
+    assert {name for name in ("memory", "pids", "cpu") if checks[f"cgroup.{name}"].ok} == opened.cgroups.enforced
+    assert str(os.geteuid()) in checks["user"].message or "root" in checks["user"].message
+
+
+async def test_everything_that_is_missing_says_how_to_mend_it(tmp_path: Path) -> None:
+    checks = await probe(tmp_path)
+    assert [check.name for check in checks if not check.ok and not (check.message and check.fix)] == []
+    assert all(check.ok or not check.required for check in checks)
+
+
+async def test_without_bubblewrap_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(a_path_without("bwrap", tmp_path)))
+    checks = {check.name: check for check in await probe(tmp_path)}
+    assert (checks["bubblewrap"].ok, checks["bubblewrap"].required) == (False, True)
+    assert checks["bubblewrap"].fix == "apt install bubblewrap"
+    assert not checks["namespaces"].ok
+
+
+async def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    await probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def a_path_without(missing: str, place: Path) -> Path:
+    directory = place / "bin"
+    directory.mkdir()
+    for name in ("cp", "sh", "chown"):
+        found = shutil.which(name)
+        assert found
+        assert name != missing
+        (directory / name).symlink_to(found)
+    return directory
