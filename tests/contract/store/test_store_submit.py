@@ -74,6 +74,12 @@ async def test_the_same_request_is_accepted_once(store: Store):
     assert await topics(store, "mine") == ["job.queued"]
 
 
+async def test_an_id_finds_its_job_whatever_key_comes_with_it(store: Store):
+    await submit(store, "mine")
+    job, new = await store.submit("app_1", builder(), owner="ann", job_id="mine", idempotency_key="later")
+    assert (job.id, new) == ("mine", False)
+
+
 async def test_the_order_of_keys_does_not_make_another_request(store: Store):
     await store.submit("app_1", builder(parameters={"a": 1, "b": 2}), owner="ann", job_id="mine")
     _, new = await store.submit("app_1", builder(parameters={"b": 2, "a": 1}), owner="ann", job_id="mine")
