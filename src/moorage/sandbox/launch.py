@@ -1,20 +1,22 @@
 """From the spawner's fork to the process itself: the steps that a child takes, in an order that matters.
 
-Runs in the spawner's children; standard library only. The request is JSON in a memory file:
+Runs in the spawner's children; standard library only, and of that what is written in C: every page that Python code
+touches here is copied first. The request is a marshalled dictionary in a memory file:
 
     kind         "bubblewrap" or "host"
     program      path of bubblewrap
     argv         arguments of the process, its name first
     options      bubblewrap's own options
     env, cwd     of a host process (bubblewrap has them among its options)
-    user         uid and gid to become, or null
+    user         uid and gid to become, or None
     rlimits      pairs of the number of a resource limit and its value
-    mounts       to stage (staging.py), or null to leave the mounts of the machine alone
-    seccomp      path of a filter program, or null
+    mounts       to stage (staging.py), or None to leave the mounts of the machine alone
+    seccomp      path of a filter program, or None
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enumerations
 import contextlib
-import json
+import marshal
 import os
 import resource
 import signal
@@ -24,6 +26,9 @@ from typing import Any, NoReturn
 from moorage.sandbox import staging
 from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import monitor, tell
+
+SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)))
+"""Those that the spawner or Python itself treats in its own way."""
 
 
 def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent: int, idmap: int | None) -> NoReturn:
@@ -60,27 +65,27 @@ def _take(orders: socket.socket) -> dict[str, Any]:
     if not message:
         os._exit(1)
     request, *streams = descriptors
-    with open(request, "rb") as file:
-        content = file.read()
+    content = os.read(request, os.fstat(request).st_size)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    return dict(json.loads(content))
+    return dict(marshal.loads(content))  # noqa: S302 - the node's own, and it runs the same Python
 
 
 def _forget_all_but(*wanted: int | None) -> None:
     """Close what belongs to the spawner: with its socket a process could give it orders."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in wanted:
-            with contextlib.suppress(OSError):  # the one that listed them is closed already
-                os.close(int(name))
+    first = 3
+    for number in sorted(number for number in wanted if number is not None):
+        os.closerange(first, number)
+        first = number + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _detach() -> None:
     """Leave the spawner's session and give every signal its default meaning."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    for number in SIGNALS:
+        _signal.signal(number, _signal.SIG_DFL)
 
 
 def _enter(path: str) -> None:
@@ -151,7 +156,6 @@ def _pass_on(descriptor: int) -> str:
 def _memory_file(words: list[str]) -> int:
     """Hold bubblewrap's options, which name the environment, where other users of the machine cannot list them."""
     descriptor = os.memfd_create("options", os.MFD_CLOEXEC)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+    os.write(descriptor, b"".join([os.fsencode(word) + b"\0" for word in words]))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

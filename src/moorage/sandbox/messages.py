@@ -6,18 +6,20 @@ import struct
 LONGEST = 64 << 10
 """Bytes of a message."""
 DESCRIPTORS = 4
-"""That come with a start: the request (JSON, see launch.py), stdin, stdout, stderr."""
+"""That come with a start: the request (see launch.py), stdin, stdout, stderr."""
 _INT = struct.Struct("i")
+_ROOM = socket.CMSG_LEN(DESCRIPTORS * _INT.size)
+WAIT, NOW = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+"""Whether to wait for a message; as plain numbers, which are quicker than enumerations."""
 
 
-def receive(peer: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+def receive(peer: socket.socket, flags: int = WAIT) -> tuple[bytes, list[int]]:
     """Take one message; nothing when the peer is gone.
 
     Unlike socket.recv_fds this lets no child inherit the descriptors that come with it.
     """
-    room = socket.CMSG_LEN(DESCRIPTORS * _INT.size)
     try:
-        message, extra, _, _ = peer.recvmsg(LONGEST, room, flags | socket.MSG_CMSG_CLOEXEC)
+        message, extra, _, _ = peer.recvmsg(LONGEST, _ROOM, flags)
     except ConnectionError:
         return b"", []
     return message, [number for _, _, data in extra for (number,) in _INT.iter_unpack(data)]

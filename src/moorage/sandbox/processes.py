@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import errno
-import fcntl
 import json
+import marshal
 import os
 import re
 import signal
@@ -22,16 +22,14 @@ from moorage.errors import ArgumentsTooLong, MoorageError, SandboxUnavailable
 from moorage.model.limits import Limits
 from moorage.sandbox.base import SANDBOX_UID, Exit, OutputSink, ProcessSpec, Stream
 from moorage.sandbox.cgroups import Cgroups, Group, Usage
-from moorage.sandbox.messages import receive
+from moorage.sandbox.memory_files import memory_file, sealed
+from moorage.sandbox.messages import NOW, receive
 
 CHUNK = 64 << 10
 """What a pipe holds."""
-BIG = 1 << 20
-"""Bytes that take less than a millisecond to write."""
 DRAIN = 1.0
 """Seconds that streams are read on after every process is gone: something outside may hold them open."""
 STOP = 10.0
-SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 LOST: dict[str, Any] = {"event": "ended", "ran": False}
 HELPER = (
     "import sys; sys.path.append(sys.argv[1]); from moorage.sandbox.spawner import main; "
@@ -56,7 +54,7 @@ class Launch:
 
     def encode(self) -> bytes:
         """Write it down for the spawner."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
+        return marshal.dumps({name: getattr(self, name) for name in self.__slots__})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,7 +191,7 @@ class Spawner:
 
         Raises SandboxUnavailable, or ArgumentsTooLong, if it cannot be started.
         """
-        stdin = await _memory_file(spec.stdin)
+        stdin = await memory_file(spec.stdin)
         try:
             running = self._expect(self._place(name, spec.limits), output, after)
             self._send(running, launch.encode(), stdin)
@@ -260,7 +258,7 @@ class Spawner:
 
     def _send(self, running: Running, request: bytes, stdin: int) -> None:
         """Hand the request and the streams to the helper; if that fails, so does the process."""
-        ours = [_sealed(request), *(pipe.theirs for pipe in running.pipes)]
+        ours = [sealed(request), *(pipe.theirs for pipe in running.pipes)]
         try:
             order = json.dumps({"order": "start", "number": running.number}).encode()
             socket.send_fds(self._connect(), [order], [ours[0], stdin, *ours[1:]])
@@ -303,7 +301,7 @@ class Spawner:
     def _on_readable(self) -> None:
         assert self._socket is not None
         with contextlib.suppress(BlockingIOError):
-            while message := receive(self._socket, socket.MSG_DONTWAIT)[0]:
+            while message := receive(self._socket, NOW)[0]:
                 self._on_event(json.loads(message))
             self._lose()
 
@@ -360,37 +358,6 @@ def _await_end(helper: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         helper.kill()
         helper.wait()
-
-
-async def _memory_file(content: bytes) -> int:
-    """Hold bytes in a file without a name that nobody can change any more, leaving the event loop air to breathe."""
-    descriptor = os.memfd_create("moorage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        for start in range(0, len(content), BIG):
-            _write(descriptor, content[start : start + BIG])
-            await asyncio.sleep(0)
-        return _seal(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _sealed(content: bytes) -> int:
-    descriptor = os.memfd_create("moorage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    _write(descriptor, content)
-    return _seal(descriptor)
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _seal(descriptor: int) -> int:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
-    return descriptor
 
 
 def _exit(fact: dict[str, Any], usage: Usage) -> Exit:

@@ -103,10 +103,18 @@ def idmap_namespace(owner: int) -> int:
 def _open(item: dict[str, Any], owner: int | None) -> int | tuple[list[int], int, int]:
     if "source" in item:
         return _reach(item["source"], owner if item["writable"] else None)
-    work = _reach(item["work"], owner)
-    inner = f"{_path(work)}/{time.time_ns()}"  # a work directory is never used twice: `volatile` forbids it
+    lower = [_reach(path, None) for path in item["lower"]]
+    return lower, _reach(item["upper"], owner), _open_work(item["work"])
+
+
+def _open_work(path: str) -> int:
+    """Open a work directory that was never used: `volatile` forbids to use one twice."""
+    work = _reach(path, None)
+    if not os.listdir(_path(work)):
+        return work
+    inner = f"{_path(work)}/{time.time_ns()}"
     os.mkdir(inner)
-    return [_reach(lower, None) for lower in item["lower"]], _reach(item["upper"], owner), _reach(inner, owner)
+    return _reach(inner, None)
 
 
 def _reach(path: str, owner: int | None) -> int:
