@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 from moorage.errors import Invalid, SandboxUnavailable
+from moorage.sandbox import opening
 from moorage.sandbox.base import SANDBOX_UID, Overlay, ReadOnly, Writable
 from moorage.sandbox.bubblewrap import Bubblewrap
+from moorage.sandbox.cgroups import Cgroups
 from tests.sandboxing import PYTHON, Output, alive, marker, py, run, sh, small, spec, start
 
 pytestmark = pytest.mark.anyio
@@ -334,8 +336,11 @@ class TestUsingUp:
         assert limit // 2 < max(counts) <= limit
         assert figures(name) == {}
 
-    async def test_more_processes_than_allowed_without_a_cgroup(self, sandbox: Bubblewrap) -> None:
-        parents, sandbox.cgroups.parents = sandbox.cgroups.parents, ()
+    async def test_more_processes_than_allowed_without_a_cgroup(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(opening, "open_cgroups", lambda node: Cgroups(node=node, parents=()))
+        sandbox = (await opening.open_sandboxes(data_dir=tmp_path, run_dir=tmp_path / "run"))["bubblewrap"]
         code = """
 import os, time
 count = 0
@@ -348,7 +353,7 @@ except OSError as error:
     print(count, error.errno)
 """
         ran = await py(sandbox, code, limits=small(pids=20, memory=1 << 30))
-        sandbox.cgroups.parents = parents
+        await sandbox.close()
         count, number = map(int, ran.lines[0].split())
         assert 5 < count <= 20
         assert number == errno.EAGAIN
