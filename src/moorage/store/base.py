@@ -1,7 +1,8 @@
 """The seam to the durable truth: apps, jobs, attempts, events, tokens.
 
 Every state change checks the transition table and appends its event in the same transaction, and a call
-returns only once that transaction is durable.
+returns only once that transaction is durable. Writes are done in the order in which they were called, whether or not
+their results are awaited.
 """
 
 from collections.abc import Callable, Mapping, Sequence

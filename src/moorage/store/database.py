@@ -21,8 +21,6 @@ _TROUBLE = {
     sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened.",
     sqlite3.SQLITE_IOERR: "The database's disk reports an error.",
 }
-PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-"""Troubles that end by themselves."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -95,9 +93,18 @@ def meaning(error: Exception) -> Exception:
         return Invalid(f"A text is not valid Unicode: {error.object!a}.")
     if not isinstance(error, sqlite3.Error):
         return error
-    # Extended codes keep the primary one in their low byte.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = _primary(error)
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("The database cannot grow: no space is left on its disk.")
     message = _TROUBLE.get(code, "The database refused a request.")
-    return StoreUnavailable(f"{message} ({error})", retryable=code in PASSING)
+    return StoreUnavailable(f"{message} ({error})", retryable=passes(error))
+
+
+def passes(error: sqlite3.Error) -> bool:
+    """Tell whether a trouble ends by itself: another process has the database locked."""
+    return _primary(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _primary(error: sqlite3.Error) -> int:
+    # Extended codes keep the primary one in their low byte.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF

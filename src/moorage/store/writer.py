@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from moorage.errors import StoreUnavailable
 from moorage.model.events import Event
-from moorage.store.database import PASSING, meaning
+from moorage.store.database import meaning, passes
 from moorage.store.transitions import Steps, Transaction
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Writer:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            if error.sqlite_errorcode in PASSING and self._loop.time() < until:
+            if passes(error) and self._loop.time() < until:
                 self._loop.call_later(RETRY, self._begin, until)
                 return
             self._outcomes = [_Outcome(write=write, error=meaning(error)) for write in self._waiting]
@@ -114,6 +114,9 @@ class Writer:
             if monotonic() > until:
                 self._loop.call_soon(self._proceed, transaction, steps)
                 return
+        if not self._connection.in_transaction:
+            self._committed(transaction, self._outcomes[-1].error)
+            return
         committed = self._loop.run_in_executor(self._thread, self._commit)
         committed.add_done_callback(lambda done: self._committed(transaction, done.result()))
 
@@ -138,7 +141,7 @@ class Writer:
         return _Outcome(write=write, value=value)
 
     def _undo(self) -> None:
-        # On some errors (a full disk) SQLite gives up the whole transaction by itself; `_commit` finds out.
+        # On some errors (a full disk) SQLite gives up the whole transaction by itself; then the group ends here.
         with suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK TO one")
             self._connection.execute("RELEASE one")
@@ -152,7 +155,7 @@ class Writer:
             return error
         return None
 
-    def _committed(self, transaction: Transaction, error: sqlite3.Error | None) -> None:
+    def _committed(self, transaction: Transaction, error: Exception | None) -> None:
         if error is not None:
             self._outcomes = [_refused(outcome, error) for outcome in self._outcomes]
             transaction.events.clear()
@@ -174,7 +177,7 @@ async def _result(future: asyncio.Future[T]) -> T:
     return await future
 
 
-def _refused(outcome: _Outcome, error: sqlite3.Error) -> _Outcome:
+def _refused(outcome: _Outcome, error: Exception) -> _Outcome:
     return _Outcome(write=outcome.write, error=outcome.error or meaning(error))
 
 

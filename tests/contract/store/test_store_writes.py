@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moorage.errors import IdempotencyConflict, Invalid, NotFound, StoreUnavailable
+from moorage.errors import DiskFull, IdempotencyConflict, Invalid, NotFound, StoreUnavailable
 from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.model.jobs import Job, JobSpec, Result
@@ -72,6 +72,27 @@ async def test_a_write_that_fails_late_is_undone_whole(store: Store, value: Any,
     assert await store.events("bad") == []
     assert await store.list_jobs(JobFilter(labels={"fine": "v"}), Page()) == []
     assert (await store.job_counts())[JobState.QUEUED] == 1
+
+
+async def test_when_sqlite_gives_up_a_whole_transaction_every_write_in_it_says_why(tmp_path: Path):
+    writes = writer.Writer(create(tmp_path / "moorage.db"), Clock(), lambda events: None)
+
+    def give_up(tx: Transaction) -> None:
+        tx.execute("ROLLBACK")
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    results = await asyncio.gather(
+        writes.write(lambda tx: apps.add(tx, an_app(id="before"), message="x")),
+        writes.write(give_up),
+        writes.write(lambda tx: apps.add(tx, an_app(id="after"), message="x")),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in results] == [DiskFull, DiskFull, App]
+    kept = await writes.write(lambda tx: [row["id"] for row in tx.execute("SELECT id FROM apps")])
+    assert kept == ["after"]
+    await writes.close()
 
 
 async def test_writes_keep_the_order_in_which_they_were_asked_for(store: Store):
