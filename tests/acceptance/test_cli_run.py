@@ -81,6 +81,7 @@ def blocked(env: dict[str, str], tmp_path: Path, source: Callable[..., Path]) ->
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
 
 
 def test_the_example_runs_on_its_files_and_leaves_its_outputs(moorage: Command, tmp_path: Path) -> None:
@@ -176,6 +177,16 @@ def test_lines_come_live_and_an_interrupt_cancels_the_job(blocked: "subprocess.P
     assert blocked.returncode == 130
     job_id = stderr.split("job show ")[1].split()[0]
     assert _job(moorage, job_id)["state"] == "cancelled"
+
+
+def test_when_nobody_reads_its_output_any_more_the_job_is_cancelled(
+    moorage: Command, env: dict[str, str], tmp_path: Path, source: Callable[..., Path]
+) -> None:
+    talkative = source("import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.001)", "talkative")
+    line = f"{MOORAGE} run {talkative} 2>&1 | head -c 10"
+    subprocess.run(["bash", "-c", line], env=env, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    newest = json.loads(moorage("job", "list", "--limit", "1", "--json").stdout)[0]
+    assert newest["state"] == "cancelled"
 
 
 def test_a_second_run_joins_the_node_of_the_first(

@@ -1,5 +1,6 @@
 """How things look on a terminal: tables, facts, progress, errors, and the commands that lead on."""
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -97,6 +98,12 @@ def print_error(error: MoorageError, *, as_json: bool = False) -> None:
 def print_warning(message: str) -> None:
     """Print a warning that nobody should miss, on standard error."""
     err().print(Text(printable(message), style="bold red"))
+
+
+def note(message: str) -> None:
+    """Print a remark on standard error, if anybody reads it."""
+    with contextlib.suppress(BrokenPipeError):
+        err().print(Text(message, style="dim"))
 
 
 def print_next(commands: Iterable[tuple[str, str]]) -> None:

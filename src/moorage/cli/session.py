@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from moorage.cli.render import err
+from moorage.cli.render import note
 from moorage.client import Client
 from moorage.errors import DataDirectoryBusy
 from moorage.node.directory import DataDirectory
@@ -98,13 +98,11 @@ def _linger(idle: Callable[[float | None], bool], guests: IO[str]) -> None:
     """Stay while other commands use this node and while jobs are queued; Ctrl-C leaves those to the next node."""
     try:
         if not _alone(guests, wait=False) or not idle(0.5):
-            err().print(
-                "Other jobs use this node; it ends after them. Ctrl-C leaves them to the next one.", style="dim"
-            )
+            note("This node has other jobs to finish. Ctrl-C leaves them to the next one.")
         _alone(guests, wait=True)
         idle(None)
     except KeyboardInterrupt:
-        err().print("Left them in the queue.", style="dim")
+        note("Left them in the queue.")
 
 
 def _alone(guests: IO[str], *, wait: bool) -> bool:

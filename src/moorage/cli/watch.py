@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from moorage.cli.render import Progress, err
+from moorage.cli.render import Progress, note
 from moorage.client import Client
 from moorage.errors import NODE, JobFinished, MoorageError, error_for
 from moorage.model.jobs import Job
@@ -56,11 +56,11 @@ def watch(client: Client, job: Job, progress: Progress, *writes: Write) -> Job:
             for write in writes:
                 write(stream, chunk)
         return client.wait_job(job.id)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # nobody reads on: as good as an interrupt
         progress.clear()
-        err().print("Cancelling the job; Ctrl-C again leaves it to the node.", style="dim")
         with contextlib.suppress(JobFinished):
             client.cancel(job.id)
+        note("Cancelling the job; Ctrl-C again leaves it to the node.")
         return client.wait_job(job.id, timeout=PATIENCE)
 
 
