@@ -199,6 +199,24 @@ def test_a_second_run_joins_the_node_of_the_first(
     assert len(running) == 1
 
 
+def test_a_node_that_others_have_joined_stays_until_their_jobs_have_ended(
+    blocked: "subprocess.Popen[str]", moorage: Command, env: dict[str, str], tmp_path: Path, source: Callable[..., Path]
+) -> None:
+    command = [MOORAGE, "run", str(source(BLOCK + "# another", "joined"))]
+    with subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as guest:
+        assert guest.stdout is not None
+        assert guest.stdout.readline() == "started\n"
+        second, first = json.loads(moorage("job", "list", "--state", "running", "--json").stdout)
+        moorage("job", "cancel", first["id"])
+        assert blocked.stderr is not None
+        while "other jobs to finish" not in blocked.stderr.readline():
+            assert blocked.poll() is None
+        assert guest.poll() is None
+        moorage("job", "cancel", second["id"])
+        assert guest.wait(timeout=60) == 130
+    assert blocked.wait(timeout=60) == 130
+
+
 def test_the_same_files_are_the_same_app_and_changed_ones_edit_it(
     moorage: Command, source: Callable[..., Path]
 ) -> None:
