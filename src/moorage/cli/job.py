@@ -27,6 +27,7 @@ from moorage.cli.render import (
 from moorage.cli.session import connect, running_node
 from moorage.cli.watch import await_end, exit_status, failure, to_terminal
 from moorage.model.jobs import Job
+from moorage.model.limits import MIB
 from moorage.model.states import JobState
 
 job = Commands(name="job", help="Submit, watch and fetch jobs.")
@@ -100,7 +101,8 @@ def show(job_id: Id, /, *, json: Json = False) -> None:
     ]  # fmt: skip
     print_table(("ATTEMPT", "STATE", "EXIT", "RAN", "CPU", "PEAK MEMORY"), rows, empty="It has not been tried yet.")
     err().print()
-    print_table(("TIME", "EVENT", ""), [(moment(e.time), e.topic, e.message) for e in events], empty="")
+    history = [(f"+{event.time - found.created_at:.3f} s", event.topic, event.message) for event in events]
+    print_table(("AFTER", "EVENT", ""), history, empty="")
 
 
 @job.command
@@ -201,7 +203,7 @@ def _facts(job: Job) -> dict[str, object]:
         "took": _took(job),
         "arguments": str(dict(spec.parameters)) if spec.parameters else None,
         "inputs": ", ".join(file.path for file in spec.inputs) or None,
-        "limits": f"{spec.limits.cpus:g} cpus, {size(spec.limits.memory)} of memory",
+        "reserves": f"cpus: {spec.limits.cpus:g}, memory: {spec.limits.memory / MIB:g} MiB",
         "labels": ", ".join(f"{key}={value}" for key, value in spec.labels.items()) or None,
         "runs after": ", ".join(spec.after) or None,
         "retry of": job.retry_of,
