@@ -110,9 +110,9 @@ class Client:
         name: str | None = None,
         meta: Mapping[str, JSON] | None = None,
     ) -> App:
-        """Change an app that is not published yet."""
+        """Change an app that is not published yet; with a new source, wait until its environment is built."""
         body = {"source": self._source(source) if source else None, "name": name, "meta": meta}
-        return self._node.read(App, "PUT", route("apps", app_id), json=body)
+        return self._node.read(App, "PUT", route("apps", app_id), json=body, timeout=None)
 
     def change_app(self, app_id: str, state: AppState) -> App:
         """Move an app to another state."""

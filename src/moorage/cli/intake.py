@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,17 +33,29 @@ def ensure_app(client: Client, source: Path, *, network: str | None, name: str |
         app = next((app for app in apps if app.digest == digest), None)
         if app is None:
             progress.show(f"installing {name}")
-            app = _edited(client, apps, folder) or client.add_app_from(folder, network=translator.name, name=name)
+            app = _edited(client, apps, folder, progress) or client.add_app_from(
+                folder, network=translator.name, name=name
+            )
     return _installed(client, app, progress)
 
 
-def _edited(client: Client, apps: list[App], folder: Path) -> App | None:
+def _edited(client: Client, apps: list[App], folder: Path, progress: Progress) -> App | None:
     """Edit the newest app that may be; None if there is none of the caller's own."""
     for app in apps:
         if app.state in EDITABLE:
+            threading.Thread(target=_narrate, args=(client, app, progress), daemon=True).start()
             with contextlib.suppress(Forbidden):
                 return client.edit_app(app.id, source=folder)
     return None
+
+
+def _narrate(client: Client, app: App, progress: Progress) -> None:
+    """Show what happens to an app until it is edited; an edit that fails ends this with its connection."""
+    with contextlib.suppress(Exception):
+        for event in client.follow_events(app.id, after=app.seq):
+            if event.topic == "app.edited":
+                return
+            progress.show(f"{app.name}: {event.message}")
 
 
 def _installed(client: Client, app: App, progress: Progress) -> App:
