@@ -5,11 +5,18 @@ import dataclasses
 
 import pytest
 
-from moorage.errors import DependencyFailed, HostIsolationForbidden, IdempotencyConflict, Infeasible, JobFinished
+from moorage.errors import (
+    AppUnavailable,
+    DependencyFailed,
+    HostIsolationForbidden,
+    IdempotencyConflict,
+    Infeasible,
+    JobFinished,
+)
 from moorage.model.callers import LOCAL, NODE_USER
 from moorage.model.jobs import JobSpec
 from moorage.model.limits import Limits, Timeouts
-from moorage.model.states import JobState
+from moorage.model.states import AppState, JobState
 from tests.acceptance.conftest import SMALL, Lab
 
 pytestmark = pytest.mark.anyio
@@ -182,3 +189,16 @@ async def test_only_the_nodes_own_user_may_ask_for_a_job_without_isolation(lab: 
         await lab.node.submit(spec, caller=LOCAL)
     job, _ = await lab.node.submit(spec, caller=NODE_USER)
     assert (await lab.finish(job)).stdout == b"True\n"
+
+
+async def test_a_repeated_request_finds_its_job_even_when_the_app_takes_no_more(lab: Lab):
+    app = await lab.app("print('once')")
+    spec = JobSpec(app_id=app.id, limits=SMALL)
+    first, _ = await lab.node.submit(spec, caller=LOCAL, idempotency_key="before it is hidden")
+    await lab.finish(first)
+    for state in (AppState.PUBLISHED, AppState.HIDDEN):
+        await lab.node.change_app(app.id, state, caller=LOCAL)
+    again, created = await lab.node.submit(spec, caller=LOCAL, idempotency_key="before it is hidden")
+    assert (again.id, created) == (first.id, False)
+    with pytest.raises(AppUnavailable, match="HIDDEN"):
+        await lab.node.submit(spec, caller=LOCAL, idempotency_key="a new one")

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.anyio
 
 
 def test_a_workspace_full_of_traps_is_removed(tmp_path: Path):
-    workspace = make_workspace(tmp_path, "att_1")
+    workspace = tmp_path / "attempt"
+    make_workspace(workspace)
     locked = workspace / "locked" / "deep"
     locked.mkdir(parents=True)
     (locked / "file").write_text("x")

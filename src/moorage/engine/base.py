@@ -17,6 +17,7 @@ class Place:
     free_cpus: float
     free_memory: int
     running: int
+    """Attempts that hold resources."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Handle(Protocol):
         """Run the attempt; its resources are given back when `work` has ended, however it ends."""
 
     def release(self) -> None:
-        """Give the resources back without having started."""
+        """Give the resources back: without a start, or once what they were reserved for is over."""
 
 
 class Engine(Protocol):

@@ -19,6 +19,7 @@ class LocalEngine:
         self._cpus, self._memory = cpus, memory
         self._free_cpus, self._free_memory = cpus, memory
         self._on_release: list[Callable[[], None]] = []
+        self._reserved = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reserve(self, limits: Limits) -> Handle | Refusal:
@@ -28,6 +29,7 @@ class LocalEngine:
             return refusal
         self._free_cpus = round(self._free_cpus - limits.cpus, 6)
         self._free_memory -= limits.memory
+        self._reserved += 1
         return LocalHandle(self, limits)
 
     def explain(self, limits: Limits) -> Refusal | None:
@@ -57,7 +59,7 @@ class LocalEngine:
             memory=self._memory,
             free_cpus=self._free_cpus,
             free_memory=self._free_memory,
-            running=len(self._tasks),
+            running=self._reserved,
         )
         return (here,)
 
@@ -87,6 +89,7 @@ class LocalEngine:
     def _give_back(self, limits: Limits) -> None:
         self._free_cpus = round(self._free_cpus + limits.cpus, 6)
         self._free_memory += limits.memory
+        self._reserved -= 1
         for callback in self._on_release:
             callback()
 

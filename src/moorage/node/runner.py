@@ -1,10 +1,11 @@
 """One attempt, from its placement to its result."""
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ from moorage.store.base import Store
 
 log = structlog.get_logger(__name__)
 
+Write = Callable[[], Coroutine[Any, Any, None]]
+"""Hands one fact to the store when called; the result waits until it is durable."""
+
+TOGETHER = 0.025
+"""Seconds that progress waits for more of it to share a commit."""
+NO_SPACE = 1.0
+"""Seconds between two tries to write while the disk is full."""
+COLLECTING = 8
+"""Attempts that may store their outputs beside those that hold resources."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Live:
@@ -49,8 +60,14 @@ class Live:
     workspace: Path
     log: AttemptLog
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    release: Callable[[], None]
+    """Gives the reserved resources back."""
+    progress: list[Write] = field(default_factory=list)
+    """Facts that wait a moment, so that several share one commit."""
+    flush_at: asyncio.TimerHandle | None = None
     writes: list[asyncio.Future[None]] = field(default_factory=list)
-    """Progress on its way into the store; awaited before the end is written."""
+    """Facts on their way into the store."""
+    collecting: bool = False
     watch: DiskWatch | None = None
     process: Process | None = None
 
@@ -109,15 +126,22 @@ class Runner:
         live = self.live.get(attempt.job_id)
         return live.log if live is not None and live.attempt.id == attempt.id else None
 
-    async def run(self, job: Job, attempt: Attempt) -> None:
-        """Run an attempt and write down how it ended; when the node stops meanwhile, as lost."""
-        workspace = make_workspace(self._work, attempt.id)
-        live = Live(job=job, attempt=attempt, workspace=workspace, log=AttemptLog(workspace, job.spec.limits.log_bytes))
+    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None]) -> None:
+        """Run an attempt and write down how it ended; when the node stops meanwhile, as lost.
+
+        `release` is called as soon as the app's processes are gone: storing outputs needs no reservation.
+        """
+        workspace = self._work / attempt.id
+        log_bytes = job.spec.limits.log_bytes
+        live = Live(
+            job=job, attempt=attempt, workspace=workspace, log=AttemptLog(workspace, log_bytes), release=release
+        )
         self.live[job.id] = live
         try:
             await self._conclude(live, await self._drive(live))
         except asyncio.CancelledError:
-            await self._write_end(live, AttemptState.LOST, Result(error=JobLost().info))
+            with contextlib.suppress(LeaseLost):  # the end was written already
+                await self._write_end(live, AttemptState.LOST, Result(error=JobLost().info))
             raise
         except LeaseLost as error:
             log.warning("result refused", job=job.id, attempt=attempt.id, reason=error.message)
@@ -131,6 +155,7 @@ class Runner:
         """Prepare and run; everything that goes wrong is a result."""
         try:
             self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
+            make_workspace(live.workspace)
             if live.total_left == 0.0:
                 return Result(error=TotalTimeout().info, timed_out=True)
             return await self._networks[live.job.network].run(await self._context(live))
@@ -148,8 +173,8 @@ class Runner:
     async def _conclude(self, live: Live, result: Result) -> None:
         result = _overruled(live, result)
         stdout, stderr = await self._store_logs(live)
-        await self._settle(live)
         await self._write_end(live, _state_of(live, result), result, stdout=stdout, stderr=stderr)
+        await asyncio.gather(*live.writes)
 
     async def _store_logs(self, live: Live) -> tuple[FileRef | None, FileRef | None]:
         live.log.end()
@@ -159,12 +184,18 @@ class Runner:
             await self._append(live, "log.dropped", error.message, {})
             return None, None
 
-    async def _settle(self, live: Live) -> None:
-        """Wait until all progress is in the store; a lost lease shows here."""
-        await asyncio.gather(*live.writes)
-
     async def _write_end(self, live: Live, state: AttemptState, result: Result, **logs: FileRef | None) -> None:
-        await asyncio.shield(asyncio.ensure_future(self._store.finish(live.attempt, state, result, **logs)))
+        """Write the end, and with it all progress that is not written yet; a full disk is waited for."""
+        self._flush(live)
+        while True:
+            try:
+                await asyncio.shield(asyncio.ensure_future(self._store.finish(live.attempt, state, result, **logs)))
+            except DiskFull as error:
+                log.warning("the end of an attempt waits for space", attempt=live.attempt.id, reason=error.message)
+                await asyncio.gather(*live.writes)
+                await asyncio.sleep(NO_SPACE)
+            else:
+                return
 
     async def _context(self, live: Live) -> Context:
         app = await self._apps.pinned(live.job)
@@ -186,7 +217,7 @@ class Runner:
             collect=lambda directory: self._collect(live, directory),
             emit=lambda topic, message, **data: self._emit(live, topic, message, data),
             started=lambda: self._advance(live, AttemptState.RUNNING, "The app has started."),
-            collecting=lambda: self._advance(live, AttemptState.COLLECTING, "Its outputs are being stored."),
+            collecting=lambda: self._collecting(live),
             log=live.log.write,
             cancelled=live.cancelled,
         )
@@ -228,20 +259,50 @@ class Runner:
             warn=lambda topic, message, data: self._emit(live, topic, message, data),
         )
 
+    def _collecting(self, live: Live) -> None:
+        live.collecting = True
+        if sum(other.collecting for other in self.live.values()) <= COLLECTING:
+            live.release()
+        self._advance(live, AttemptState.COLLECTING, "Its outputs are being stored.")
+
     def _advance(self, live: Live, state: AttemptState, message: str) -> None:
-        self._later(live, self._store.advance(live.attempt, state, message=message))
+        self._later(live, lambda: self._store.advance(live.attempt, state, message=message))
 
     def _emit(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> None:
-        self._later(live, self._append(live, topic, message, data))
+        self._later(live, lambda: self._append(live, topic, message, data))
 
-    async def _append(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> None:
-        await self._store.append(
+    def _append(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> Coroutine[Any, Any, None]:
+        return self._store.append(
             Event(subject=live.job.id, attempt_id=live.attempt.id, topic=topic, message=message, data=data)
         )
 
-    def _later(self, live: Live, write: Coroutine[Any, Any, None]) -> None:
-        """Write progress without waiting for the disk: the store keeps the order."""
-        live.writes.append(asyncio.ensure_future(write))
+    def _later(self, live: Live, write: Write) -> None:
+        """Write progress soon, without waiting for the disk."""
+        live.progress.append(write)
+        if live.flush_at is None:
+            live.flush_at = asyncio.get_running_loop().call_later(TOGETHER, self._flush, live)
+
+    def _flush(self, live: Live) -> None:
+        """Hand all progress to the store, which keeps the order."""
+        if live.flush_at is not None:
+            live.flush_at.cancel()
+            live.flush_at = None
+        if live.progress:
+            batch, live.progress = live.progress, []
+            live.writes.append(asyncio.ensure_future(_write_all(batch, [write() for write in batch])))
+
+
+async def _write_all(batch: list[Write], answers: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Wait until a batch is durable; what a full disk refuses is written again, in its order."""
+    while answers:
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        for error in results:
+            if error is not None and not isinstance(error, DiskFull):
+                raise error
+        batch = [write for write, error in zip(batch, results, strict=True) if error is not None]
+        if batch:
+            await asyncio.sleep(NO_SPACE)
+        answers = [write() for write in batch]
 
 
 def _overruled(live: Live, result: Result) -> Result:

@@ -12,16 +12,17 @@ from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job
 from moorage.store.base import Store
 
-WINDOW = 8
-"""Queued jobs read at a time; the queue itself stays in the store."""
+Run = Callable[[Job, Attempt, Callable[[], None]], Awaitable[None]]
+"""Runs an attempt; the callback gives its resources back."""
 
+_COMES_TO_THE_HEAD = frozenset({"job.queued", "job.released"})
 _LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
 
 
 class Scheduler:
     """The loop from the queue to the engine; it sleeps until an event or a timeout gives it a reason to look."""
 
-    def __init__(self, *, store: Store, engine: Engine, run: Callable[[Job, Attempt], Awaitable[None]]) -> None:
+    def __init__(self, *, store: Store, engine: Engine, run: Run) -> None:
         self._store, self._engine, self._run = store, engine, run
         self._awake = asyncio.Event()
         self._full = False
@@ -45,16 +46,15 @@ class Scheduler:
     def _notice(self, events: Sequence[Event]) -> None:
         """Wake for a new job, unless those before it fill the engine already, and when one leaves the queue."""
         for event in events:
-            if event.topic in _LEAVES_THE_QUEUE or (event.topic == "job.queued" and not self._full):
+            if event.topic in _LEAVES_THE_QUEUE or (event.topic in _COMES_TO_THE_HEAD and not self._full):
                 self.wake()
                 return
 
     async def _place_ready(self) -> bool:
         """Place jobs until the queue is empty; False if the engine was full before."""
-        while jobs := await self._store.ready(WINDOW):
-            for job in jobs:
-                if not await self._place(job):
-                    return False
+        while head := await self._store.ready(1):
+            if not await self._place(head[0]):
+                return False
         return True
 
     async def _next_expiry(self) -> float | None:
@@ -74,7 +74,7 @@ class Scheduler:
         if attempt is None:
             handle.release()
         else:
-            handle.start(lambda: self._run(job, attempt))
+            handle.start(lambda: self._run(job, attempt, handle.release))
         return True
 
     async def _sleep(self, until: float | None) -> None:

@@ -10,11 +10,9 @@ WATCH_EVERY = 1.0
 """Seconds between two measurements; a job that is over sooner is never measured."""
 
 
-def make_workspace(parent: Path, name: str) -> Path:
+def make_workspace(path: Path) -> None:
     """Make a fresh directory."""
-    path = parent / name
     path.mkdir(mode=0o711)
-    return path
 
 
 def remove_workspace(path: Path) -> None:
@@ -32,7 +30,8 @@ def remove_workspace(path: Path) -> None:
         except OSError:
             return
 
-    shutil.rmtree(path, onerror=mend)
+    if path.exists():
+        shutil.rmtree(path, onerror=mend)
 
 
 def usage_of(directory: Path) -> int:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
-from moorage.errors import DependencyFailed, IdempotencyConflict, NotFound
+from moorage.errors import AppUnavailable, DependencyFailed, IdempotencyConflict, NotFound
 from moorage.model.apps import App
 from moorage.model.jobs import Job
 from moorage.model.states import JobState
@@ -27,9 +27,15 @@ def submit(
     idempotency_key: str | None,
 ) -> tuple[Job, bool]:
     """Accept a job, or find the one that an earlier identical request made."""
-    built = build(apps.known(tx, app_id))
+    earlier = _earlier(tx, owner, job_id, idempotency_key)
+    try:
+        built = build(apps.known(tx, app_id))
+    except AppUnavailable:
+        if earlier and earlier["owner"] == owner and earlier["app_id"] == app_id:
+            return rows.job(earlier), False  # it was accepted when the app still took jobs
+        raise
     text = rows.spec_text(built.spec)
-    if earlier := _earlier(tx, owner, job_id, idempotency_key):
+    if earlier:
         return _same(earlier, owner, app_id, text), False
     job = replace(
         built,
