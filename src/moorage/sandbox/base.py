@@ -43,7 +43,7 @@ class Overlay:
 
     The process owns what it sees there and may change all of it that its owner may write (`u+w`).
     Where overlayfs is not to be had, the lower trees are copied into `upper` before the process starts.
-    `work` is an empty directory on the file system of `upper`.
+    `upper` and `work` (empty, on the same file system) are made if need be.
     Whatever the process leaves in directories that no lower tree has is found in `upper` afterwards.
     """
 
@@ -51,6 +51,8 @@ class Overlay:
     upper: Path
     work: Path
     target: str
+    make: tuple[str, ...] = ()
+    """Directories that the sandbox makes in `upper` before the start, for the process to write into."""
 
 
 Mount = ReadOnly | Writable | Overlay
@@ -68,8 +70,8 @@ class ProcessSpec:
     stdin: bytes = b""
     """The whole of standard input, ready before the start and followed by end of file."""
     limits: Limits = field(default_factory=Limits)
-    network: Literal["none", "host"] = "none"
-    """`host` is for building layers only."""
+    network: Literal["none", "internet"] = "none"
+    """`internet` is for building layers only: what the machine reaches of other machines, but nothing of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ What a process finds in it, and nothing else:
 
 It runs as user 1000 inside; outside that is the node's user, or SANDBOX_UID if the node is root. It has its own user,
 process, network, IPC, host name, mount and cgroup namespaces, no capabilities, cannot gain privileges and is filtered
-by seccomp.py. With `network="host"` it has the machine's network, name resolution and CA certificates.
+by seccomp.py. With `network="internet"` its network is connected by internet.py, and /etc has the machine's hosts and
+CA certificates.
 """
 
 import os
@@ -29,13 +30,14 @@ from moorage.model.limits import Limits
 from moorage.sandbox import overlays
 from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, OutputSink, Overlay, Process, ProcessSpec, Writable
 from moorage.sandbox.cgroups import Cgroups
+from moorage.sandbox.internet import NAME_SERVER
 from moorage.sandbox.processes import Launch, Spawner
 from moorage.sandbox.rlimits import rlimits
 from moorage.sandbox.staging import STAGE
 
 MOST_WORDS = 9_000
 """Bubblewrap refuses a longer command line."""
-NETWORK_FILES = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/ssl/certs", "/etc/pki")
+NETWORK_FILES = ("/etc/hosts", "/etc/ssl/certs", "/etc/pki")
 ISOLATION = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
     *("--uid", "1000", "--gid", "1000", "--hostname", "moorage", "--cap-drop", "ALL"),
@@ -64,6 +66,7 @@ class Bubblewrap:
         self._etc = etc
         self._seccomp = seccomp
         self._program = shutil.which("bwrap")
+        self._slirp = shutil.which("slirp4netns")
         self._base = tuple(_base())
         self._prlimit = shutil.which("prlimit")
 
@@ -80,6 +83,11 @@ class Bubblewrap:
         """
         if self._program is None:
             raise SandboxUnavailable("Bubblewrap is not installed.", hint="Install it: apt install bubblewrap")
+        if spec.network == "internet" and self._slirp is None:
+            raise SandboxUnavailable(
+                "Packages cannot be fetched in isolation: slirp4netns is not installed.",
+                hint="Install it: apt install slirp4netns",
+            )
         mounts = spec.mounts if self.features.overlay else await overlays.materialised(spec.mounts, owner=_user())
         launch = self._launch(spec, mounts, self._program)
         after = None if _user() else partial(overlays.open_work_directories, mounts)
@@ -95,7 +103,8 @@ class Bubblewrap:
         self.cgroups.close()
 
     def _launch(self, spec: ProcessSpec, mounts: tuple[Mount, ...], program: str) -> Launch:
-        staged = _user() is not None or any(isinstance(mount, Overlay) for mount in mounts)
+        online = spec.network == "internet"
+        staged = online or _user() is not None or any(isinstance(mount, Overlay) for mount in mounts)
         sources = [f"{STAGE}/{number}" if staged else str(_source(mount)) for number, mount in enumerate(mounts)]
         etc = f"{STAGE}/{len(mounts)}" if staged else str(self._etc)
         options = (*self._base, *self._options(spec, mounts, sources, etc))
@@ -110,6 +119,7 @@ class Bubblewrap:
             rlimits=tuple(rlimits(spec.limits, self.cgroups.enforced)),
             mounts=tuple(_staged(mount) for mount in (*mounts, self._etc)) if staged else None,
             seccomp=str(self._seccomp) if self._seccomp else None,
+            slirp=self._slirp if online else None,
         )
 
     def _limiter(self, limits: Limits) -> tuple[str, ...]:
@@ -141,7 +151,7 @@ def make_etc(directory: Path) -> None:
         "group": "app:x:1000:\nnogroup:x:65534:\n",
         "hosts": "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 moorage\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-        "resolv.conf": "",
+        "resolv.conf": f"nameserver {NAME_SERVER}\n",
     }
     (directory / "ssl" / "certs").mkdir(parents=True)
     (directory / "pki").mkdir()
@@ -175,7 +185,7 @@ def _user() -> int | None:
 def _network(network: str) -> Iterator[str]:
     if network == "none":
         yield "--unshare-net"
-        return
+        return  # otherwise it keeps the namespace that it is started in
     for path in NETWORK_FILES:
         yield from ("--ro-bind-try", path, path)
 
@@ -187,7 +197,12 @@ def _source(mount: Mount) -> Path:
 
 def _staged(mount: Mount | Path) -> dict[str, Any]:
     if isinstance(mount, Overlay):
-        return {"lower": [str(path) for path in mount.lower], "upper": str(mount.upper), "work": str(mount.work)}
+        return {
+            "lower": [str(path) for path in mount.lower],
+            "upper": str(mount.upper),
+            "work": str(mount.work),
+            "make": mount.make,
+        }
     source = mount if isinstance(mount, Path) else mount.source
     return {"source": str(source), "writable": isinstance(mount, Writable)}
 

@@ -86,9 +86,15 @@ class Group:
         return sum(_kill(parent.path / self.name) for parent in self.parents[:1])
 
     async def remove(self) -> None:
-        """Remove it as soon as its processes are gone, killing those that are left."""
+        """Remove it as soon as its processes are gone, killing those that are left.
+
+        In a thread: the kernel takes up to a millisecond for each directory.
+        """
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
         for parent in self.parents:
-            await _remove(parent.path / self.name)
+            _end(parent.path / self.name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -224,13 +230,6 @@ def _usage(parent: Parent, name: str) -> Usage:
     with contextlib.suppress(FileNotFoundError):  # Linux before 5.19 keeps no peak in version 2
         usage = replace(usage, peak_memory=int(_read(f"{parent.path}/{name}/{peak}")))
     return usage
-
-
-async def _remove(path: Path) -> None:
-    deadline = time.monotonic() + KILL_WITHIN
-    while not _removed(path) and time.monotonic() < deadline:
-        _kill(path)
-        await asyncio.sleep(0.01)
 
 
 def _end(path: Path) -> set[int]:

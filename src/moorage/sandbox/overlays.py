@@ -38,6 +38,8 @@ async def _materialise(mount: Overlay, owner: int | None) -> Writable:
 
 
 def _copy(mount: Overlay, owner: int | None) -> None:
+    for path in (mount.upper, *(mount.upper / name for name in mount.make)):
+        path.mkdir(mode=0o755, exist_ok=True)
     for lower in mount.lower:
         for names, source, target in _missing(lower, mount.upper):
             _run("cp", "-a", "--reflink=auto", "-t", str(target), "--", *(str(source / name) for name in names))

@@ -1,4 +1,4 @@
-"""What the kernel is asked for before a process starts: a private mount namespace with the mounts it will see.
+"""What the kernel is asked for before a process starts: namespaces of its own, and the mounts that it will see.
 
 Runs in the spawner's children (spawner.py); standard library only. libc is called directly because a shell with
 mount(8) takes ten times as long.
@@ -8,8 +8,10 @@ process of a root node runs as another user (base.py, SANDBOX_UID): the staged p
 sources lie below directories that are not.
 """
 
+import contextlib
 import ctypes
 import os
+import signal
 import stat
 import time
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from typing import Any
 
 STAGE = "/tmp"  # noqa: S108 - there on every Linux (bubblewrap needs it too), and covered in our own namespace only
 
-CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -36,6 +38,13 @@ class _MountAttr(ctypes.Structure):
         ("spread", ctypes.c_uint64),
         ("ns", ctypes.c_uint64),
     )
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent dies, or now if it has died already; to be said again after a change of user."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def prctl(option: int, value: int) -> None:
@@ -66,7 +75,7 @@ def enter_namespace(*, own_user: bool) -> None:
 def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None) -> None:
     """Mount the sources at /tmp/0, /tmp/1, ... in their order.
 
-    A mount is `{"source": PATH, "writable": BOOL}` or `{"lower": [PATH], "upper": PATH, "work": PATH}`.
+    A mount is `{"source": PATH, "writable": BOOL}` or `{"lower": [PATH], "upper": PATH, "work": PATH, "make": [NAME]}`.
     `owner` is the user that writable directories of root are given to, `idmap` the namespace in which root's files
     are that user's, so that a process may change its own copy of a file that belongs to root.
     """
@@ -79,23 +88,49 @@ def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | N
             _overlay(*item, f"{STAGE}/{number}", idmap)
 
 
+def become(user: int | None) -> None:
+    """Go on as another user, who may not come back; None changes nothing."""
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+
+
+def enter_network(descriptor: int) -> None:
+    """Move this process into a network namespace."""
+    _check(_libc.setns(descriptor, CLONE_NEWNET))
+
+
 def idmap_namespace(owner: int) -> int:
     """Open a user namespace that maps root to `owner`, for mounts that show root's files as the owner's."""
+    return _namespaces(CLONE_NEWUSER, ("user",), user=None, root=(owner, owner))[0]
+
+
+def network_namespace(user: int | None) -> tuple[int, int]:
+    """Open a user namespace in which `user` (None: who this is) is root, and in it a network with nothing in it."""
+    root = (os.geteuid(), os.getegid()) if user is None else (user, user)
+    owner, network = _namespaces(CLONE_NEWUSER | CLONE_NEWNET, ("user", "net"), user=user, root=root)
+    return owner, network
+
+
+def _namespaces(kinds: int, names: tuple[str, ...], *, user: int | None, root: tuple[int, int]) -> list[int]:
+    """Open namespaces that a child makes as `user`, with `root` as its root: what is open outlives the child."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(theirs, b"x" if _libc.unshare(CLONE_NEWUSER) == 0 else b"")
-        os.close(theirs)
+        become(user)
+        os.write(theirs, bytes([0 if _libc.unshare(kinds) == 0 else ctypes.get_errno()]))
         time.sleep(60)
         os._exit(0)
     try:
-        os.close(theirs)
-        os.read(ours, 1)
-        for kind in ("uid_map", "gid_map"):
-            _write(f"/proc/{child}/{kind}", f"0 {owner} 1")
-        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        if failure := os.read(ours, 1)[0]:
+            raise OSError(failure, os.strerror(failure))
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {root[0]} 1"), ("gid_map", f"0 {root[1]} 1")):
+            _write(f"/proc/{child}/{name}", text)
+        return [os.open(f"/proc/{child}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names]
     finally:
         os.close(ours)
+        os.close(theirs)
         os.kill(child, 9)
         os.waitpid(child, 0)
 
@@ -104,6 +139,11 @@ def _open(item: dict[str, Any], owner: int | None) -> int | tuple[list[int], int
     if "source" in item:
         return _reach(item["source"], owner if item["writable"] else None)
     lower = [_reach(path, None) for path in item["lower"]]
+    for path in (item["work"], item["upper"], *(f"{item['upper']}/{name}" for name in item["make"])):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+    for name in item["make"]:
+        os.close(_reach(f"{item['upper']}/{name}", owner))
     return lower, _reach(item["upper"], owner), _open_work(item["work"])
 
 

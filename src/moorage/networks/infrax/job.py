@@ -37,10 +37,7 @@ async def run(ctx: Context) -> Result:
 
 async def _lay_out(ctx: Context) -> None:
     """Make the parts of the work directory: `input/` and `output/` are ordinary directories, no mount points."""
-    for name in ("upper", "upper/output", "work"):
-        _make(ctx.workspace / name)
     if not ctx.inputs:
-        _make(ctx.workspace / "upper" / "input")
         return
     for name in ("inputs", "inputs/input"):
         _make(ctx.workspace / name)
@@ -81,7 +78,8 @@ def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
 def _mounts(ctx: Context, knobs: Knobs) -> tuple[Mount, ...]:
     upper, inputs, app = ctx.workspace / "upper", ctx.workspace / "inputs", ctx.layers["app"]
     lower = (inputs, app) if ctx.inputs else (app,)
-    tree = Overlay(lower=lower, upper=upper, work=ctx.workspace / "work", target=APP)
+    make = ("output",) if ctx.inputs else ("output", "input")
+    tree = Overlay(lower=lower, upper=upper, work=ctx.workspace / "work", target=APP, make=make)
     if knobs.input_readonly:
         source = (inputs if ctx.inputs else upper) / "input"
         return tree, ReadOnly(source=source, target=f"{APP}/input")
