@@ -1,4 +1,4 @@
-"""One build of a layer: uv in a sandbox with the network, a private directory, and a log."""
+"""One build of a layer: uv in a sandbox, with the network where it needs it, a private directory, and a log."""
 
 import asyncio
 import os
@@ -109,10 +109,10 @@ class Build:
         """What the sandbox sees at /opt."""
         return self.directory / "place"
 
-    async def uv(self, *arguments: str) -> bytes:
-        """Run uv and return what it prints on standard output.
+    async def uv(self, *arguments: str, online: bool = False) -> bytes:
+        """Run uv and return what it prints on standard output; `online` says whether it may use the network.
 
-        Raises InstallFailed with uv's own message (retryable if the network is to blame), DiskFull.
+        Raises InstallFailed with uv's own message (retryable if the network is to blame), DiskFull, SandboxUnavailable.
         """
         output = bytearray()
 
@@ -122,21 +122,21 @@ class Build:
             else:
                 output.extend(data[: MAX_OUTPUT - len(output)])
 
-        process = await self.sandbox.start(self._spec(arguments), name=new_id("build"), output=sink)
+        process = await self.sandbox.start(self._spec(arguments, online), name=new_id("build"), output=sink)
         outcome = await supervise(process, timeout=TIMEOUT, cancelled=asyncio.Event())
         if outcome.cut or outcome.exit.status != 0:
             self.log.close()
             raise self._failure(outcome)
         return bytes(output)
 
-    def _spec(self, arguments: tuple[str, ...]) -> ProcessSpec:
+    def _spec(self, arguments: tuple[str, ...], online: bool) -> ProcessSpec:
         return ProcessSpec(
             argv=(_UV, *arguments),
             cwd=APP if self.tree else PLACE,
             env=_environment(),
             mounts=tuple(self._mounts()),
             limits=LIMITS,
-            network="host",
+            network="internet" if online else "none",
         )
 
     def _mounts(self) -> Iterator[Mount]:

@@ -187,7 +187,7 @@ async def _compile(build: Build, request: _Request) -> bytes:
     options = ["--python", str(build.interpreter.executable), "--generate-hashes", "--no-annotate", "--no-header"]
     if request.local or names_an_index(request.text):
         options += ["--emit-index-url", "--emit-find-links"]
-    return await build.uv("pip", "compile", request.requirements, *options)
+    return await build.uv("pip", "compile", request.requirements, *options, online=True)
 
 
 async def _install(build: Build, lock: str) -> None:
@@ -198,9 +198,10 @@ async def _install(build: Build, lock: str) -> None:
     wheels = build.interpreter.wheels
     seed = ("--no-index", "--find-links", str(wheels), "pip", "setuptools") if wheels else SEED
     await build.uv("venv", ENV, "--python", str(build.interpreter.executable))
-    await build.uv(*install, "--compile-bytecode", *seed)
+    await build.uv(*install, "--compile-bytecode", *seed, online=not wheels)
     if lock:
-        await build.uv(*install, "--compile-bytecode", "--no-deps", "--requirements", f"{PLACE}/requirements.lock")
+        packages = ("--no-deps", "--requirements", f"{PLACE}/requirements.lock")
+        await build.uv(*install, "--compile-bytecode", *packages, online=True)
 
 
 def _publish(build: Build, target: Path) -> None:

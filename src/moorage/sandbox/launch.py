@@ -12,6 +12,7 @@ touches here is copied first. The request is a marshalled dictionary in a memory
     rlimits      pairs of the number of a resource limit and its value
     mounts       to stage (staging.py), or None to leave the mounts of the machine alone
     seccomp      path of a filter program, or None
+    slirp        path of slirp4netns for a process that is connected to the internet, or None; there must be mounts
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` without its enumerations
@@ -23,7 +24,7 @@ import signal
 import socket
 from typing import Any, NoReturn
 
-from moorage.sandbox import staging
+from moorage.sandbox import internet, staging
 from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import monitor, tell
 
@@ -40,7 +41,7 @@ def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent:
     try:
         _forget_all_but(orders.fileno(), status, idmap)
         _detach()
-        _die_with(parent)
+        staging.die_with(parent)
         step[0] = "enter the cgroup"
         for path in order["cgroups"]:
             _enter(path)
@@ -49,8 +50,7 @@ def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent:
         step[0] = "read the request"
         request = _take(orders)
         own = _own_options(request["seccomp"], status)
-        step[0] = "mount"
-        _see(request, idmap)
+        _see(request, idmap, step)
         step[0] = "execute"
         _execute(request, own, status, parent)
     except Exception as error:  # a child must never run on as a second spawner
@@ -94,10 +94,15 @@ def _enter(path: str) -> None:
     os.close(descriptor)
 
 
-def _see(request: dict[str, Any], idmap: int | None) -> None:
+def _see(request: dict[str, Any], idmap: int | None, step: list[str]) -> None:
     if request["mounts"] is None:
         return
+    step[0] = "mount"
     staging.enter_namespace(own_user=os.geteuid() != 0)
+    if request["slirp"] is not None:
+        step[0] = "connect to the internet"
+        internet.connect(request["slirp"], request["user"])
+        step[0] = "mount"
     staging.stage(request["mounts"], owner=request["user"], idmap=idmap)
 
 
@@ -114,8 +119,8 @@ def _execute(request: dict[str, Any], own: list[str], status: int, parent: int) 
         monitor(lambda: _execute_host(request), status=status)
     _pass_on(status)
     options = _pass_on(_memory_file([*own, *request["options"]]))
-    _become(request["user"])
-    _die_with(parent)
+    staging.become(request["user"])
+    staging.die_with(parent)
     _limit(request["rlimits"])
     os.execve(request["program"], ["bwrap", "--args", options, "--", *request["argv"]], {})  # noqa: S606
 
@@ -124,20 +129,6 @@ def _execute_host(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     _limit(request["rlimits"])
     os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606
-
-
-def _become(user: int | None) -> None:
-    if user is not None:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the spawner dies, or now if it has died already; to be said again after a change of user."""
-    staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _limit(limits: list[tuple[int, int]]) -> None:

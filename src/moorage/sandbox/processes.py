@@ -51,6 +51,7 @@ class Launch:
     rlimits: tuple[tuple[int, int], ...] = ()
     mounts: tuple[dict[str, Any], ...] | None = None
     seccomp: str | None = None
+    slirp: str | None = None
 
     def encode(self) -> bytes:
         """Write it down for the spawner."""

@@ -96,9 +96,9 @@ def become(user: int | None) -> None:
         os.setresuid(user, user, user)
 
 
-def enter_network(descriptor: int) -> None:
-    """Move this process into a network namespace."""
-    _check(_libc.setns(descriptor, CLONE_NEWNET))
+def join(descriptor: int, kind: int) -> None:
+    """Enter a namespace of this kind (CLONE_NEW...)."""
+    _check(_libc.setns(descriptor, kind))
 
 
 def idmap_namespace(owner: int) -> int:
