@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.common import Server, bare_command, report, server
 
-JOBS, PARALLEL, ROUNDS = 200, 2, 3
+JOBS, PARALLEL, ROUNDS = 200, 4, 3
 MAIN = "pass\n"
 
 

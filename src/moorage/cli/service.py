@@ -1,6 +1,7 @@
 """The node as a service: it starts, tells where it listens, and ends on a signal."""
 
 import asyncio
+import gc
 import signal
 
 import uvloop
@@ -31,6 +32,7 @@ async def _serve(config: NodeConfig) -> None:
             node.directory.announce(url=listening.url, socket=socket)
             _greet(config, listening)
             _warn(await node.doctor())
+            gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
             await stop.wait()
             running = (await node.store.job_counts()).get(JobState.RUNNING, 0)
         err().print(f"Stopping; {running} running jobs go back to the queue." if running else "Stopping.")

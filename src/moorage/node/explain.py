@@ -8,6 +8,10 @@ from moorage.model.states import JobState
 from moorage.store.base import Store
 
 
+COUNTED = 1_000
+"""Jobs ahead that the store counts: showing a job takes as long with many as with few."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What `moorage job why` says."""
@@ -60,6 +64,7 @@ async def _explain_queued(job: Job, store: Store, engine: Engine) -> Explanation
 
 
 def _waiting(ahead: int, refusal: Refusal | None) -> str:
-    queue = f"{ahead} job{'s' if ahead != 1 else ''} come{'' if ahead != 1 else 's'} before it" if ahead else ""
+    several = f"at least {ahead}" if ahead >= COUNTED else str(ahead)
+    queue = f"{several} job{'s' if ahead != 1 else ''} come{'' if ahead != 1 else 's'} before it" if ahead else ""
     reasons = [reason for reason in (queue, refusal.message if refusal else "") if reason]
     return ("; ".join(reasons) or "it is about to be placed").capitalize() + "."

@@ -123,7 +123,7 @@ class Store(Protocol):
         """Read the ids of unfinished jobs that a queued job runs after."""
 
     async def ahead_of(self, job_id: str) -> int:
-        """Count the ready jobs that come before a queued job (at most 10,000 are counted)."""
+        """Count the ready jobs that come before a queued job (at most 1,000 are counted)."""
 
     async def claim(self, job_id: str, *, place: str) -> Attempt | None:
         """Make a queued job running and give out the lease; None if it is not queued any more.

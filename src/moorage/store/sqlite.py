@@ -139,7 +139,7 @@ class SqliteStore:
         return self._read(listing.waiting_for, job_id)
 
     async def ahead_of(self, job_id: str) -> int:
-        """Count the ready jobs that come before a queued job, up to 10,000."""
+        """Count the ready jobs that come before a queued job, up to 1,000."""
         return self._read(listing.ahead_of, job_id)
 
     def claim(self, job_id: str, *, place: str) -> Coroutine[Any, Any, Attempt | None]:

@@ -25,7 +25,7 @@ SELECT * FROM job_rows WHERE state = 'queued' AND blocked = 0 ORDER BY n LIMIT ?
 
 -- name: ahead
 SELECT count(*) AS ahead FROM (
-  SELECT 1 FROM jobs WHERE state = 'queued' AND blocked = 0 AND n < ? LIMIT 10000
+  SELECT 1 FROM jobs WHERE state = 'queued' AND blocked = 0 AND n < ? LIMIT 1000
 )
 
 -- name: waiting_for
