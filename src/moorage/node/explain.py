@@ -7,7 +7,6 @@ from moorage.model.jobs import Job
 from moorage.model.states import JobState
 from moorage.store.base import Store
 
-
 COUNTED = 1_000
 """Jobs ahead that the store counts: showing a job takes as long with many as with few."""
 
