@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from moorage.errors import SandboxUnavailable
+from moorage.sandbox.base import Sandbox
 from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.probe import probe
 from tests.sandboxing import sh
@@ -18,10 +20,12 @@ async def test_what_it_says_agrees_with_what_the_sandbox_does(tmp_path: Path) ->
     opened = (await open_sandboxes(data_dir=tmp_path, run_dir=tmp_path / "run"))["bubblewrap"]
     try:
         inside = (await sh(opened, "grep Seccomp: /proc/self/status")).stdout
+        connected = await can_connect(opened)
     finally:
         await opened.close()
     assert checks["namespaces"].ok
     assert checks["bubblewrap"].ok
+    assert checks["network.internet"].ok == connected
     assert checks["seccomp"].ok == inside.endswith(b"2\n")
     assert {name for name in ("memory", "pids", "cpu") if checks[f"cgroup.{name}"].ok} == opened.cgroups.enforced
     assert str(os.geteuid()) in checks["user"].message or "root" in checks["user"].message
@@ -39,11 +43,20 @@ async def test_without_bubblewrap_it_says_what_to_install(tmp_path: Path, monkey
     assert (checks["bubblewrap"].ok, checks["bubblewrap"].required) == (False, True)
     assert checks["bubblewrap"].fix == "apt install bubblewrap"
     assert not checks["namespaces"].ok
+    assert (checks["network.internet"].ok, checks["network.internet"].required) == (False, False)
+    assert "apt install slirp4netns" in (checks["network.internet"].fix or "")
 
 
 async def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
     await probe(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+async def can_connect(sandbox: Sandbox) -> bool:
+    try:
+        return (await sh(sandbox, "test -d /proc/sys/net/ipv4/conf/tap0", network="internet")).exit.status == 0
+    except SandboxUnavailable:
+        return False
 
 
 def a_path_without(missing: str, place: Path) -> Path:

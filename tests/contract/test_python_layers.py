@@ -30,14 +30,16 @@ NOWHERE = "http://127.0.0.1:9/simple"
 
 @dataclass
 class Watched:
-    """A real sandbox, and what uv was asked to do in it."""
+    """A real sandbox, what uv was asked to do in it, and with which network."""
 
     sandbox: Sandbox
     name: str = "watched"
     steps: list[str] = field(default_factory=list)
+    networks: list[str] = field(default_factory=list)
 
     async def start(self, spec: ProcessSpec, *, name: str, output: OutputSink) -> Process:
         self.steps.append(spec.argv[1] if spec.argv[1] != "pip" else spec.argv[2])
+        self.networks.append(spec.network)
         return await self.sandbox.start(spec, name=name, output=output)
 
     async def reap(self) -> int:
@@ -159,9 +161,11 @@ async def test_an_app_without_requirements_gets_python_with_pip_and_setuptools_a
     if not Path(prefix, "bin/python3.11").exists():
         pytest.skip(f"there is no Python 3.11 in {prefix}")
     monkeypatch.setattr(sys, "base_prefix", prefix)
-    if (await find_python("3.11")).wheels is not None:
+    brings_pip = (await find_python("3.11")).wheels is not None
+    if brings_pip:
         monkeypatch.setenv("UV_DEFAULT_INDEX", NOWHERE)
     layer = await bench.ensure({"main.py": ""}, None)
+    assert bench.sandbox.networks == ["none", "none" if brings_pip else "internet"]
     code = "import sys, setuptools, pkg_resources; print(sys.version_info[:2], sys.executable, sys.base_prefix)"
     real = str(Path(prefix).resolve())
     assert await bench.run(layer, code) == f"(3, 11) /opt/env/bin/python {real}"

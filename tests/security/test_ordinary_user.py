@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).parents[2]
 SUITES = (
     "tests/contract/test_sandbox.py",
     "tests/contract/test_probe.py",
+    "tests/security/test_build_network.py",
     "tests/security/test_node_death.py",
     "tests/security/test_sandbox_escape.py",
 )
@@ -26,6 +27,10 @@ mount --bind "$checkout" /mnt/checkout
 mount --bind "$packages" /mnt/packages
 mount --bind "$prefix" /mnt/python
 mount --bind "$work" /mnt/work
+if [ -c /dev/net/tun ]; then
+    mount -t tmpfs -o mode=0755 tmpfs /dev/net
+    mknod -m 0666 /dev/net/tun c 10 200
+fi
 as_user() { setpriv --reuid "$user" --regid "$user" --clear-groups -- "$@"; }
 if ! as_user test -x "$prefix/bin"; then
     top=/$(echo "$prefix" | cut -d / -f 2)
@@ -38,7 +43,8 @@ as_user env -i PATH=/usr/bin:/bin HOME=/mnt/work PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/mnt/checkout/src:/mnt/checkout:/mnt/packages \
     "$prefix/bin/python3" -m pytest -q -rs -p no:cacheprovider --basetemp=/mnt/work/tests "$suite"
 """
-"""In mounts of its own, so that the user can reach a checkout and a Python below somebody else's home directory."""
+"""In mounts of its own, so that the user can reach a checkout and a Python below somebody else's home directory, and
+the tun device, which is open to all on most machines."""
 
 
 @pytest.mark.parametrize("suite", SUITES)

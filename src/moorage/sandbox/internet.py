@@ -17,7 +17,8 @@ from moorage.sandbox import staging
 
 NAME_SERVER = "10.0.2.3"
 """Where slirp4netns answers for the machine's own name server."""
-TUN = "/dev/net/tun"
+TUN_PLACE = "/dev/net"
+TUN = f"{TUN_PLACE}/tun"
 TUN_DEVICE = (10, 200)
 READY = 10_000
 """Milliseconds that slirp4netns may take to make its interface; it takes 10 to 30."""
@@ -75,9 +76,9 @@ def _execute(
 
 def _allow_tun() -> None:
     """Let another user than root have the device, which is open to all on most machines: for this process only."""
-    if os.stat(TUN).st_mode & 0o006 == 0o006:
+    if os.stat(TUN).st_mode & 0o006 == 0o006:  # noqa: PTH116 - launch.py says why not pathlib
         return
     staging.enter_namespace(own_user=False)
-    staging.mount("tmpfs", os.path.dirname(TUN), "tmpfs", staging.MS_NOSUID, "mode=0755")
+    staging.mount("tmpfs", TUN_PLACE, "tmpfs", staging.MS_NOSUID, "mode=0755")
+    os.umask(0)
     os.mknod(TUN, stat.S_IFCHR | 0o666, os.makedev(*TUN_DEVICE))
-    os.chmod(TUN, 0o666)

@@ -11,15 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from moorage.errors import MoorageError
 from moorage.model.limits import MIB, Limits
 from moorage.sandbox.base import SANDBOX_UID, Check, ProcessSpec, Sandbox
 from moorage.sandbox.bubblewrap import Bubblewrap
 from moorage.sandbox.cgroups import Cgroups
+from moorage.sandbox.internet import TUN
 from moorage.sandbox.opening import open_sandboxes
 
 TRIAL = "cat /proc/self/status; head -c 4194304 /dev/zero > /tmp/fill || echo FULL"
+ROUTES = "cat /proc/net/route"
 DELEGATE = "systemd-run --user --scope -p Delegate=yes moorage serve (or run the node as root)"
 INSTEAD = {
     "memory": "Each single process is held to the limit (RLIMIT_AS), not all of a job together.",
@@ -42,7 +45,8 @@ async def probe(data_dir: Path) -> list[Check]:
         bubblewrap = sandboxes["bubblewrap"]
         assert isinstance(bubblewrap, Bubblewrap)
         try:
-            return await asyncio.to_thread(_report, bubblewrap, await _try(bubblewrap), place)
+            said, routes = await _try(bubblewrap, TRIAL), await _try(bubblewrap, ROUTES, "internet")
+            return await asyncio.to_thread(_report, bubblewrap, said, routes, place)
         finally:
             await bubblewrap.close()
     finally:
@@ -57,11 +61,15 @@ def _make_place(data_dir: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="moorage-probe-"))
 
 
-async def _try(sandbox: Sandbox) -> str | MoorageError:
+async def _try(sandbox: Sandbox, script: str, network: Literal["none", "internet"] = "none") -> str | MoorageError:
     """Run a small process and return what it said, or why it could not be run."""
     said: list[bytes] = []
     spec = ProcessSpec(
-        argv=("/bin/sh", "-c", TRIAL), cwd="/", env={"PATH": "/usr/bin:/bin"}, limits=Limits(tmp=MIB, memory=256 * MIB)
+        argv=("/bin/sh", "-c", script),
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+        limits=Limits(tmp=MIB, memory=256 * MIB),
+        network=network,
     )
     try:
         process = await sandbox.start(spec, name="probe", output=lambda _stream, data: said.append(data))
@@ -71,8 +79,9 @@ async def _try(sandbox: Sandbox) -> str | MoorageError:
     return b"".join(said).decode(errors="replace")
 
 
-def _report(bubblewrap: Bubblewrap, said: str | MoorageError, place: Path) -> list[Check]:
-    return [*_machine(), *_isolation(bubblewrap, said), *_cgroups(bubblewrap.cgroups), _reflink(place)]
+def _report(bubblewrap: Bubblewrap, said: str | MoorageError, routes: str | MoorageError, place: Path) -> list[Check]:
+    isolation = (*_isolation(bubblewrap, said), _internet(routes))
+    return [*_machine(), *isolation, *_cgroups(bubblewrap.cgroups), _reflink(place)]
 
 
 def _machine() -> Iterator[Check]:
@@ -133,6 +142,24 @@ def _namespaces(said: str | MoorageError) -> Check:
         otherwise=f"No process could be isolated: {said}",
         fix=" && ".join(_switches()) or "allow user namespaces; in a container: run it with --privileged",
     )
+
+
+def _internet(routes: str | MoorageError) -> Check:
+    return _check(
+        "network.internet",
+        ok=re.search(r"^tap0\t0{8}\t", routes, re.MULTILINE) is not None if isinstance(routes, str) else False,
+        message="Packages are fetched through a network of their own.",
+        otherwise=f"Apps with requirements cannot be installed: {routes}",
+        fix=" && ".join(_connections()),
+    )
+
+
+def _connections() -> Iterator[str]:
+    """Name what a network of its own needs."""
+    yield "apt install slirp4netns"
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        yield f"modprobe tun && chmod 0666 {TUN}"
+    yield from _switches()
 
 
 def _switches() -> Iterator[str]:
