@@ -113,6 +113,9 @@ class LocalServices:
     async def _start(self, service: _Service) -> None:
         await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
         sandbox = self._sandbox(service.spec)
+        if service.ended is not None:
+            await service.ended  # of the one before: its end must not be taken for ours
+        service.spec.socket.unlink(missing_ok=True)
         service.state, service.reason = "starting", None
         service.restarts += service.started_at is not None
         service.process = await sandbox.start(service.spec.process, name=new_id("svc"), output=service.log)
