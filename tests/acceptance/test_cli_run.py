@@ -15,6 +15,9 @@ import pytest
 MOORAGE = str(Path(sys.executable).with_name("moorage"))
 EXAMPLE = Path(__file__).parents[2] / "examples" / "infrax" / "contact-sheet"
 
+HEARING = ("env", "--default-signal=INT")
+"""What a shell starts in the background ignores interrupts, and so does everything below it, such as this suite."""
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 COPY = """
@@ -72,7 +75,7 @@ def source(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def blocked(env: dict[str, str], tmp_path: Path, source: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"]:
     """A run whose app has printed its first line and goes on."""
-    command = [MOORAGE, "run", str(source(BLOCK, "block"))]
+    command = [*HEARING, MOORAGE, "run", str(source(BLOCK, "block"))]
     with subprocess.Popen(
         command, env=env, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
