@@ -57,8 +57,10 @@ def _execute(
     try:
         if user is not None:
             _allow_tun()
-        staging.become(user)
+            os.setgroups([])
         staging.join(owner, staging.CLONE_NEWUSER)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)  # the root of that namespace: outside it is `user`
         staging.die_with(parent)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # nobody reads what it says once it is ready
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

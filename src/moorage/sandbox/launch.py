@@ -49,8 +49,11 @@ def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent:
             tell(status, {"ready": True})
         step[0] = "read the request"
         request = _take(orders)
+        step[0] = "connect to the internet"
+        _connect(request)
         own = _own_options(request["seccomp"], status)
-        _see(request, idmap, step)
+        step[0] = "mount"
+        _see(request, idmap)
         step[0] = "execute"
         _execute(request, own, status, parent)
     except Exception as error:  # a child must never run on as a second spawner
@@ -94,15 +97,18 @@ def _enter(path: str) -> None:
     os.close(descriptor)
 
 
-def _see(request: dict[str, Any], idmap: int | None, step: list[str]) -> None:
+def _connect(request: dict[str, Any]) -> None:
+    """Start what connects it while no descriptor is there that it could inherit."""
+    if request["slirp"] is not None:
+        staging.enter_namespace(own_user=os.geteuid() != 0)
+        internet.connect(request["slirp"], request["user"])
+
+
+def _see(request: dict[str, Any], idmap: int | None) -> None:
     if request["mounts"] is None:
         return
-    step[0] = "mount"
-    staging.enter_namespace(own_user=os.geteuid() != 0)
-    if request["slirp"] is not None:
-        step[0] = "connect to the internet"
-        internet.connect(request["slirp"], request["user"])
-        step[0] = "mount"
+    if request["slirp"] is None:
+        staging.enter_namespace(own_user=os.geteuid() != 0)
     staging.stage(request["mounts"], owner=request["user"], idmap=idmap)
 
 
@@ -119,7 +125,7 @@ def _execute(request: dict[str, Any], own: list[str], status: int, parent: int) 
         monitor(lambda: _execute_host(request), status=status)
     _pass_on(status)
     options = _pass_on(_memory_file([*own, *request["options"]]))
-    staging.become(request["user"])
+    _become(request["user"])
     staging.die_with(parent)
     _limit(request["rlimits"])
     os.execve(request["program"], ["bwrap", "--args", options, "--", *request["argv"]], {})  # noqa: S606
@@ -129,6 +135,13 @@ def _execute_host(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     _limit(request["rlimits"])
     os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606
+
+
+def _become(user: int | None) -> None:
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
 
 
 def _limit(limits: list[tuple[int, int]]) -> None:

@@ -88,14 +88,6 @@ def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | N
             _overlay(*item, f"{STAGE}/{number}", idmap)
 
 
-def become(user: int | None) -> None:
-    """Go on as another user, who may not come back; None changes nothing."""
-    if user is not None:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-
-
 def join(descriptor: int, kind: int) -> None:
     """Enter a namespace of this kind (CLONE_NEW...)."""
     _check(_libc.setns(descriptor, kind))
@@ -103,22 +95,21 @@ def join(descriptor: int, kind: int) -> None:
 
 def idmap_namespace(owner: int) -> int:
     """Open a user namespace that maps root to `owner`, for mounts that show root's files as the owner's."""
-    return _namespaces(CLONE_NEWUSER, ("user",), user=None, root=(owner, owner))[0]
+    return _namespaces(CLONE_NEWUSER, "user", root=(owner, owner))[0]
 
 
 def network_namespace(user: int | None) -> tuple[int, int]:
-    """Open a user namespace in which `user` (None: who this is) is root, and in it a network with nothing in it."""
+    """Open a user namespace whose root is `user` (None: who this is), and in it a network with nothing in it."""
     root = (os.geteuid(), os.getegid()) if user is None else (user, user)
-    owner, network = _namespaces(CLONE_NEWUSER | CLONE_NEWNET, ("user", "net"), user=user, root=root)
+    owner, network = _namespaces(CLONE_NEWUSER | CLONE_NEWNET, "user", "net", root=root)
     return owner, network
 
 
-def _namespaces(kinds: int, names: tuple[str, ...], *, user: int | None, root: tuple[int, int]) -> list[int]:
-    """Open namespaces that a child makes as `user`, with `root` as its root: what is open outlives the child."""
+def _namespaces(kinds: int, *names: str, root: tuple[int, int]) -> list[int]:
+    """Open namespaces that a child makes, with `root` as their root: what is open outlives the child."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
-        become(user)
         os.write(theirs, bytes([0 if _libc.unshare(kinds) == 0 else ctypes.get_errno()]))
         time.sleep(60)
         os._exit(0)
