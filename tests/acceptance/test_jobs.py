@@ -129,6 +129,18 @@ async def test_jobs_are_cancelled_at_every_stage(lab: Lab):
         await lab.node.cancel(running.id, caller=LOCAL)
 
 
+async def test_a_cancel_at_any_moment_of_the_start_ends_the_job(lab: Lab):
+    app = await lab.app("import time\ntime.sleep(60)")
+    for turns in range(12):
+        job = await lab.submit(app)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await lab.node.cancel(job.id, caller=LOCAL)
+        async with asyncio.timeout(30):
+            ended = await lab.node.finished_job(job.id)
+        assert ended.state is JobState.CANCELLED, turns
+
+
 async def test_queue_and_total_timeouts_end_waiting_jobs(lab: Lab):
     app = await lab.app("import time\ntime.sleep(5)")
     everything = Limits(cpus=64)

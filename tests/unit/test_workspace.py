@@ -36,6 +36,13 @@ def test_usage_counts_what_was_written_and_neither_links_nor_stored_bytes(tmp_pa
     assert 500_000 <= usage_of(tmp_path / "w") - before < 600_000
 
 
+def test_a_second_name_does_not_hide_what_was_written(tmp_path: Path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "written").write_bytes(b"x" * 500_000)
+    os.link(tmp_path / "w" / "written", tmp_path / "w" / "again")
+    assert 500_000 <= usage_of(tmp_path / "w") < 600_000
+
+
 async def test_the_watch_calls_back_once_when_the_limit_is_passed(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("moorage.node.workspace.WATCH_EVERY", 0.01)
     excess = asyncio.Event()

@@ -24,6 +24,7 @@ from moorage.errors import (
     LeaseLost,
     LogLimit,
     MoorageError,
+    StoreUnavailable,
     TotalTimeout,
     UnknownIsolation,
 )
@@ -45,8 +46,8 @@ Write = Callable[[], Coroutine[Any, Any, None]]
 
 TOGETHER = 0.025
 """Seconds that progress waits for more of it to share a commit."""
-NO_SPACE = 1.0
-"""Seconds between two tries to write while the disk is full."""
+NO_STORE = 1.0
+"""Seconds between two tries to write while the store cannot, as on a full disk."""
 COLLECTING = 8
 """Attempts that may store their outputs beside those that hold resources."""
 
@@ -140,8 +141,10 @@ class Runner:
         try:
             await self._conclude(live, await self._drive(live))
         except asyncio.CancelledError:
-            with contextlib.suppress(LeaseLost):  # the end was written already
-                await self._write_end(live, AttemptState.LOST, Result(error=JobLost().info))
+            self._flush(live)
+            # The end was written already, or cannot be: then the next start writes it. A node that stops never waits.
+            with contextlib.suppress(LeaseLost, DiskFull, StoreUnavailable):
+                await self._store.finish(attempt, AttemptState.LOST, Result(error=JobLost().info))
             raise
         except LeaseLost as error:
             log.warning("result refused", job=job.id, attempt=attempt.id, reason=error.message)
@@ -154,6 +157,8 @@ class Runner:
     async def _drive(self, live: Live) -> Result:
         """Prepare and run; everything that goes wrong is a result."""
         try:
+            if await self._store.cancelling(live.job.id):  # asked for between the claim and `live`
+                live.cancelled.set()
             self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
             make_workspace(live.workspace)
             if live.total_left == 0.0:
@@ -185,15 +190,15 @@ class Runner:
             return None, None
 
     async def _write_end(self, live: Live, state: AttemptState, result: Result, **logs: FileRef | None) -> None:
-        """Write the end, and with it all progress that is not written yet; a full disk is waited for."""
+        """Write the end, and with it all progress that is not written yet; a store that cannot is waited for."""
         self._flush(live)
         while True:
             try:
                 await asyncio.shield(asyncio.ensure_future(self._store.finish(live.attempt, state, result, **logs)))
-            except DiskFull as error:
-                log.warning("the end of an attempt waits for space", attempt=live.attempt.id, reason=error.message)
+            except (DiskFull, StoreUnavailable) as error:
+                log.warning("the end of an attempt waits for the store", attempt=live.attempt.id, reason=error.message)
                 await asyncio.gather(*live.writes)
-                await asyncio.sleep(NO_SPACE)
+                await asyncio.sleep(NO_STORE)
             else:
                 return
 
@@ -293,15 +298,15 @@ class Runner:
 
 
 async def _write_all(batch: list[Write], answers: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait until a batch is durable; what a full disk refuses is written again, in its order."""
+    """Wait until a batch is durable; what the store cannot take now is written again, in its order."""
     while answers:
         results = await asyncio.gather(*answers, return_exceptions=True)
         for error in results:
-            if error is not None and not isinstance(error, DiskFull):
+            if error is not None and not isinstance(error, DiskFull | StoreUnavailable):
                 raise error
         batch = [write for write, error in zip(batch, results, strict=True) if error is not None]
         if batch:
-            await asyncio.sleep(NO_SPACE)
+            await asyncio.sleep(NO_STORE)
         answers = [write() for write in batch]
 
 

@@ -7,13 +7,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import structlog
+
 from moorage.engine.base import Engine, Refusal
+from moorage.errors import DiskFull, StoreUnavailable
 from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job
 from moorage.store.base import Store
 
+log = structlog.get_logger(__name__)
+
 Run = Callable[[Job, Attempt, Callable[[], None]], Awaitable[None]]
 """Runs an attempt; the callback gives its resources back."""
+
+NO_STORE = 1.0
+"""Seconds between two looks at the queue while the store refuses to write."""
 
 _COMES_TO_THE_HEAD = frozenset({"job.queued", "job.released"})
 _LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
@@ -34,12 +42,16 @@ class Scheduler:
         self._awake.set()
 
     async def work(self) -> None:
-        """Place jobs until cancelled."""
+        """Place jobs until cancelled; a store that cannot write now, such as on a full disk, is waited for."""
         try:
             while True:
                 self._awake.clear()
-                self._full = not await self._place_ready()
-                await self._sleep(await self._next_expiry())
+                try:
+                    self._full = not await self._place_ready()
+                    await self._sleep(await self._next_expiry())
+                except (DiskFull, StoreUnavailable) as error:
+                    log.warning("the queue waits for the store", reason=error.message)
+                    await asyncio.sleep(NO_STORE)
         finally:
             self._unlisten()
 
@@ -70,10 +82,13 @@ class Scheduler:
         handle = self._engine.reserve(job.spec.limits)
         if isinstance(handle, Refusal):
             return False
-        attempt = await self._store.claim(job.id, place=handle.place)
-        if attempt is None:
-            handle.release()
-        else:
+        attempt = None
+        try:
+            attempt = await self._store.claim(job.id, place=handle.place)
+        finally:
+            if attempt is None:
+                handle.release()
+        if attempt is not None:
             handle.start(lambda: self._run(job, attempt, handle.release))
         return True
 

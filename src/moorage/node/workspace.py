@@ -3,7 +3,8 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 WATCH_EVERY = 1.0
@@ -35,30 +36,35 @@ def remove_workspace(path: Path) -> None:
 
 
 def usage_of(directory: Path) -> int:
-    """Sum up the disk space (bytes) of everything below a directory, without following links."""
+    """Sum up the disk space (bytes) of everything below a directory, without following links.
+
+    A file with several names counts once, and not at all if one of them is elsewhere: those are stored bytes, which
+    cost the attempt nothing, and no app can make such a name.
+    """
     total = 0
+    names: Counter[int] = Counter()
+    for entry in _entries(directory):
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        names[status.st_ino] += 1
+        if names[status.st_ino] == status.st_nlink or entry.is_dir(follow_symlinks=False):
+            total += status.st_blocks * 512
+    return total
+
+
+def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
     pending = [str(directory)]
     while pending:
         try:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
-                    total += _allocated(entry)
+                    yield entry
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
         except OSError:
             continue
-    return total
-
-
-def _allocated(entry: os.DirEntry[str]) -> int:
-    """Count the blocks of one entry; a hard link to stored bytes costs the attempt nothing."""
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except OSError:
-        return 0
-    if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-        return 0
-    return status.st_blocks * 512
 
 
 class DiskWatch:

@@ -161,6 +161,9 @@ class Store(Protocol):
         Idempotent while running. Raises JobFinished if it has ended.
         """
 
+    async def cancelling(self, job_id: str) -> bool:
+        """Tell whether the cancellation of a running job was asked for."""
+
     async def expire(self, now: float) -> list[str]:
         """Fail queued jobs whose queue or total timeout has passed; return their ids."""
 

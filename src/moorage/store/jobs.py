@@ -37,6 +37,11 @@ def get(connection: sqlite3.Connection, job_id: str) -> Job:
     return rows.job(row_of(connection, job_id))
 
 
+def cancelling(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Tell whether the cancellation of a running job was asked for."""
+    return bool(row_of(connection, job_id)["cancelling"])
+
+
 def subject_of(row: sqlite3.Row) -> Subject:
     """Name the history of a job's row."""
     return Subject(id=row["id"], seq=row["seq"])

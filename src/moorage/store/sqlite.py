@@ -166,6 +166,10 @@ class SqliteStore:
         """Cancel a queued job, or note that a running one is to be cancelled."""
         return self._writer.write(lambda tx: jobs.cancel(tx, job_id, message=message))
 
+    async def cancelling(self, job_id: str) -> bool:
+        """Tell whether the cancellation of a running job was asked for."""
+        return self._read(jobs.cancelling, job_id)
+
     async def expire(self, now: float) -> list[str]:
         """Fail the queued jobs whose time is up."""
         expiry = await self.next_expiry()
