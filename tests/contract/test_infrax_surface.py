@@ -437,6 +437,7 @@ INVALID: list[tuple[dict[str, Any], list[Any], str]] = [
     ({"time_to_give_up": -1}, ["body", "time_to_give_up"], "greater_than_equal"),
     ({"files": [{"id": "f"}]}, ["body", "files", 0, "name"], "missing"),
     ({"meta": []}, ["body", "meta"], "dict_type"),
+    ({"id": []}, ["body", "id"], "string_type"),
     ({"meta": {"kwargs": []}}, ["body", "meta"], "kwargs_bad_type"),
     ({"meta": {"kwargs": {"k": "x" * 1025}}}, ["body", "meta"], "kwarg_too_long"),
     ({"meta": {"args": {}}}, ["body", "meta"], "kwargs_bad_type"),

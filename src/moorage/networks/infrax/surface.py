@@ -97,7 +97,7 @@ class RouterSurface:
         except (ValueError, RecursionError) as error:
             return _invalid([{"type": "json_invalid", "loc": [], "msg": f"JSON decode error: {error}", "input": {}}])
         async with self._admission:
-            known = isinstance(document, dict) and document.get("id") in self._jobs
+            known = isinstance(document, dict) and str(document.get("id")) in self._jobs
             if self._slots.busy and not known:
                 return _detail(409, "Node is busy")
             try:
