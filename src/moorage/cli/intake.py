@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moorage.cli.render import Progress
 from moorage.client import Client
-from moorage.errors import Forbidden, SourceNotFound, error_for
+from moorage.errors import AppNotEditable, Forbidden, SourceNotFound, error_for
 from moorage.layers.archives import unpack
 from moorage.layers.trees import describe
 from moorage.model.apps import App
@@ -40,11 +40,11 @@ def ensure_app(client: Client, source: Path, *, network: str | None, name: str |
 
 
 def _edited(client: Client, apps: list[App], folder: Path, progress: Progress) -> App | None:
-    """Edit the newest app that may be; None if there is none of the caller's own."""
+    """Edit the newest app that may be; None if there is none of the caller's own, or no more."""
     for app in apps:
         if app.state in EDITABLE:
             threading.Thread(target=_narrate, args=(client, app, progress), daemon=True).start()
-            with contextlib.suppress(Forbidden):
+            with contextlib.suppress(Forbidden, AppNotEditable):
                 return client.edit_app(app.id, source=folder)
     return None
 

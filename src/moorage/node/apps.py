@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -46,6 +47,7 @@ class Apps:
         self._store, self._networks, self._trees, self._pythons = store, networks, trees, pythons
         self._hidden_accepts_jobs = hidden_accepts_jobs
         self._installing: dict[str, asyncio.Task[None]] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fingerprints: dict[str, int] = {}
 
     async def add(
@@ -83,15 +85,14 @@ class Apps:
 
         Raises AppNotEditable, InstallFailed (nothing is changed then).
         """
-        app = await self.get(app_id, caller=caller)
-        _own(app, caller)
-        if app.state not in EDITABLE:
-            raise AppNotEditable(f"App {app.name} is {app.state}: it cannot be edited any more.")
         changes: dict[str, Any] = {
             key: value for key, value in {"name": name, "meta": meta}.items() if value is not None
         }
+        await self._editable(app_id, caller, source)
         if source is not None:
-            changes |= await self._replace(app, source)
+            async with self._alone(app_id):
+                changes |= await self._replace(await self._editable(app_id, caller, source), source)
+                return await self._store.edit_app(app_id, message="The app was edited.", **changes)
         return await self._store.edit_app(app_id, message="The app was edited.", **changes)
 
     async def change(self, app_id: str, state: AppState, *, caller: Caller, message: str | None = None) -> App:
@@ -103,6 +104,8 @@ class Apps:
         if not (caller.operator and state in OPERATOR_MAY):
             _own(app, caller)
         if app.state is AppState.CREATED and state is AppState.TESTING:
+            if not app.deploy:  # noted, so that a later node goes on with it
+                app = await self._store.edit_app(app_id, message=message or f"{caller.name} deploys it.", deploy=True)
             self._begin(app)
             return app
         return await self._store.transition_app(app_id, state, message=message or f"{caller.name} made it {state}.")
@@ -183,6 +186,23 @@ class Apps:
             shutil.rmtree(source, ignore_errors=True)
             raise
 
+    def _alone(self, app_id: str) -> asyncio.Lock:
+        """Give the lock under which an app's files and the environment for them change together."""
+        return self._changing.setdefault(app_id, asyncio.Lock())
+
+    async def _editable(self, app_id: str, caller: Caller, source: Path | None) -> App:
+        """Give an app that the caller may edit; of a refused edit no uploaded files are left."""
+        try:
+            app = await self.get(app_id, caller=caller)
+            _own(app, caller)
+            if app.state not in EDITABLE:
+                raise AppNotEditable(f"App {app.name} is {app.state}: it cannot be edited any more.")
+        except MoorageError:
+            if source is not None:
+                await asyncio.to_thread(shutil.rmtree, source, ignore_errors=True)
+            raise
+        return app
+
     async def _replace(self, app: App, source: Path) -> dict[str, Any]:
         manifest, tree = await self._take(source, app.network)
         layers = app.layers
@@ -197,11 +217,9 @@ class Apps:
 
     async def _install(self, app: App) -> None:
         try:
-            manifest = await asyncio.to_thread(
-                self._networks[app.network].load, self._trees.path(Trees.name(app.digest))
-            )
-            layers = await self._build(app.id, manifest.python, Trees.name(app.digest), app.digest)
-            await self._store.transition_app(app.id, AppState.TESTING, message="It is installed.", layers=layers)
+            async with self._alone(app.id):
+                layers = await self._layers(await self._store.get_app(app.id))
+                await self._store.transition_app(app.id, AppState.TESTING, message="It is installed.", layers=layers)
         except MoorageError as error:
             await self._give_up(app, error)
         except Exception:
@@ -209,6 +227,11 @@ class Apps:
             await self._give_up(app, InternalError("The node failed while it installed the app."))
         finally:
             del self._installing[app.id]
+
+    async def _layers(self, app: App) -> dict[str, str]:
+        tree = Trees.name(app.digest)
+        manifest = await asyncio.to_thread(self._networks[app.network].load, self._trees.path(tree))
+        return await self._build(app.id, manifest.python, tree, app.digest)
 
     async def _give_up(self, app: App, error: MoorageError) -> None:
         current = await self._store.get_app(app.id)

@@ -14,7 +14,7 @@ from moorage.store.transitions import APP, Steps, Subject, Transaction, transiti
 
 SQL = queries.load("apps")
 
-CHANGEABLE = frozenset({"name", "digest", "size", "files", "manifest", "meta", "layers"})
+CHANGEABLE = frozenset({"name", "digest", "size", "files", "manifest", "meta", "layers", "deploy"})
 """Fields of an app that an edit or a transition may change; the others are its identity or the store's own."""
 
 GONE = {AppState.ERROR: "The app has an error.", AppState.REMOVED: "The app was removed."}

@@ -12,7 +12,7 @@ SELECT * FROM app_rows WHERE id = ?
 -- name: update
 UPDATE apps SET
   state = :state, name = :name, digest = :digest, size = :size, files = :files, manifest = :manifest, meta = :meta,
-  layers = :layers, published = :published, updated_at = :updated_at, error = :error
+  layers = :layers, deploy = :deploy, published = :published, updated_at = :updated_at, error = :error
 WHERE id = :id
 
 -- name: list
