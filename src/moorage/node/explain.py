@@ -44,8 +44,10 @@ _WORDS = {
 
 def _advice(job: Job) -> tuple[str, ...]:
     assert job.error is not None
-    retry = "Trying again can help." if job.error.retryable else "Trying again unchanged will not help."
-    return (f"code: {job.error.code}", *((job.error.hint,) if job.error.hint else ()), retry)
+    facts = (f"code: {job.error.code}", *((job.error.hint,) if job.error.hint else ()))
+    if job.state is JobState.CANCELLED:
+        return facts
+    return (*facts, "Trying again can help." if job.error.retryable else "Trying again unchanged will not help.")
 
 
 async def _explain_queued(job: Job, store: Store, engine: Engine) -> Explanation:
