@@ -21,7 +21,7 @@ TUN_PLACE = "/dev/net"
 TUN = f"{TUN_PLACE}/tun"
 TUN_DEVICE = (10, 200)
 READY = 10_000
-"""Milliseconds that slirp4netns may take to make its interface; it takes 10 to 30."""
+"""Milliseconds that slirp4netns may take to make its interface; it takes about 30."""
 OPTIONS = ("--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp")
 
 
