@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moorage.errors import AppNotEditable
+from moorage.errors import AppNotEditable, AppUnavailable
 from moorage.layers.trees import Trees
 from moorage.model.apps import App
 from moorage.model.callers import LOCAL
@@ -61,6 +61,20 @@ async def test_a_refused_edit_leaves_nothing_of_its_upload(lab: Lab):
     with pytest.raises(AppNotEditable):
         await lab.node.edit_app(app.id, caller=LOCAL, source=upload)
     assert not upload.exists()
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_a_hidden_app_takes_jobs_only_if_the_operator_wants_it(data_dir: Path, accepts: bool):
+    async with Node.open(NodeConfig(data_dir=data_dir, hidden_accepts_jobs=accepts)) as node:
+        lab = Lab(node)
+        app = await lab.app("print('still here')")
+        for state in (AppState.PUBLISHED, AppState.HIDDEN):
+            await node.change_app(app.id, state, caller=LOCAL)
+        if accepts:
+            assert (await lab.run(app)).stdout == b"still here\n"
+        else:
+            with pytest.raises(AppUnavailable, match="HIDDEN"):
+                await lab.submit(app)
 
 
 async def test_a_deployment_that_the_node_did_not_finish_is_finished_by_the_next(tmp_path: Path):

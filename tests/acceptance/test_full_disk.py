@@ -1,8 +1,12 @@
 """A disk that is full fails the job that needs the space, loses nothing, and the node goes on."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 
+from moorage.model.callers import LOCAL
 from moorage.model.limits import GIB, MIB
+from moorage.model.states import JobState
 from moorage.node.config import NodeConfig
 from moorage.node.node import Node
 from tests.acceptance.conftest import SMALL, Lab
@@ -32,3 +36,23 @@ async def no_space_to_collect(data_dir: Path) -> None:
 
 def test_no_space_while_collecting_fails_the_job_and_leaves_nothing_half_stored(tmp_path: Path):
     run_on_small_disk(no_space_to_collect, tmp_path / "disk", "96m")
+
+
+async def no_space_to_stop(data_dir: Path) -> None:
+    config = NodeConfig(data_dir=data_dir / "node", cpus=4, memory=8 * GIB)
+    async with asyncio.timeout(120):
+        async with Node.open(config) as node:
+            lab = Lab(node)
+            job = await lab.submit(await lab.app("print('up', flush=True)\nimport time\ntime.sleep(60)"))
+            async for _ in node.logs(job.id, caller=LOCAL, follow=True):
+                break
+            with contextlib.suppress(OSError), (data_dir / "ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(bytes(4096))
+        (data_dir / "ballast").unlink()
+        async with Node.open(config, working=False) as node:
+            assert (await node.get_job(job.id, caller=LOCAL)).state is JobState.QUEUED
+
+
+def test_no_space_does_not_keep_a_node_from_stopping(tmp_path: Path):
+    run_on_small_disk(no_space_to_stop, tmp_path / "disk", "96m")

@@ -20,8 +20,6 @@ from moorage.store.base import Store, Token
 
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::\d+)?")
 Admits = Callable[[Mapping[str, Any]], bool]
-GUEST = Caller(name="guest")
-"""Whom a network's own rules let in; its routes do not ask for a name."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 GUEST = Caller(name="guest")
 """Whom a network's own rules have let in; its routes say for themselves in whose name they act."""
@@ -90,8 +88,7 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         try:
-            admitted = any(admits(scope) for admits in self._admits)
-            scope["moorage.caller"] = GUEST if admitted else await self._caller(scope, Headers(scope=scope))
+            scope["moorage.caller"] = await self._caller(scope, Headers(scope=scope))
         except MoorageError as error:
             await problem(error)(scope, receive, send)
         else:
