@@ -204,14 +204,17 @@ def a_node(place: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize("victim", ["node", "spawner", "bubblewrap"])
-async def test_it_ends_when_somebody_above_it_is_killed(tmp_path: Path, victim: str) -> None:
+@pytest.mark.parametrize("victims", [["node"], ["spawner"], ["node", "spawner"], ["bubblewrap"]])
+async def test_it_ends_when_somebody_above_it_is_killed(tmp_path: Path, victims: list[str]) -> None:
     with a_node(tmp_path) as node:
         assert node.stdout is not None
         assert node.stdout.readline() == b"ready\n"
-        found = connections()
-        (spawner,) = psutil.Process(node.pid).children()
-        {"node": psutil.Process(node.pid), "spawner": spawner, "bubblewrap": found[0].parent()}[victim].kill()
+        found, (spawner,) = connections(), psutil.Process(node.pid).children()
+        above = {"node": psutil.Process(node.pid), "spawner": spawner, "bubblewrap": found[0].parent()}
+        for name in victims:
+            above[name].suspend()  # so that none of them can tidy up for another
+        for name in victims:
+            above[name].kill()
         try:
             assert ended(found)
         finally:
