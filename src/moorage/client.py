@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from moorage.blobs.tar import folder_members, tar_stream
 from moorage.connection import Connection, deadline_in, route
-from moorage.errors import BlobMismatch, NodeUnreachable, SourceNotFound
+from moorage.errors import BlobMismatch, NodeUnreachable, SourceNotFound, TargetNotWritable
 from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job
@@ -274,23 +274,30 @@ class Client:
         return self._node.read(list[FileRef], "GET", route("jobs", job_id, "outputs"))
 
     def download_outputs(self, job_id: str, directory: Path) -> list[Path]:
-        """Write what a job left below a directory; each file appears whole, with verified bytes, or not at all."""
+        """Write what a job left below a directory; each file appears whole, with verified bytes, or not at all.
+
+        Raises TargetNotWritable, BlobMismatch.
+        """
         from moorage.blobs.names import contained
 
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         outputs = [(ref, directory.joinpath(*contained(ref.path))) for ref in self.outputs(job_id)]
         for ref, path in outputs:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             self.download(ref.digest, path)
         return [path for _, path in outputs]
 
     def download(self, digest: str, path: Path) -> None:
         """Write a blob to a file, which appears whole, with verified bytes, or not at all.
 
-        Raises BlobMismatch.
+        Raises TargetNotWritable, BlobMismatch.
         """
         partial = path.with_name(f".{path.name[:200]}.{digest[:8]}.part")
         seen = hashlib.sha256()
-        try:
+        with _writing(path), contextlib.ExitStack() as stack:
+            stack.callback(partial.unlink, missing_ok=True)
             with partial.open("wb") as file, self._node.stream(route("blobs", digest)) as answer:
                 for block in answer.iter_bytes(BLOCK):
                     seen.update(block)
@@ -298,8 +305,6 @@ class Client:
             if seen.hexdigest() != digest:
                 raise BlobMismatch(f"{path.name} did not arrive as it was stored.")
             partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     # the node
 
@@ -354,6 +359,15 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         raise SourceNotFound(f"{path} cannot be read: {error.strerror}.") from None
     with file:
         yield file
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say which path cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise TargetNotWritable(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _events_of(subject: str) -> str:

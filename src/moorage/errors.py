@@ -143,6 +143,13 @@ class SourceNotFound(MoorageError):
     hint = "Give the path of a folder, a file or an archive."
 
 
+class TargetNotWritable(MoorageError):
+    """The results cannot be written there."""
+
+    status = 400
+    hint = "Nothing is lost: fetch them to another folder with `moorage job outputs ID --out DIR`."
+
+
 class SourceNotRecognized(MoorageError):
     """No network recognises this source."""
 

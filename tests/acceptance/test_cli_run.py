@@ -167,6 +167,21 @@ def test_a_bad_request_ends_the_command_with_2_and_nothing_runs(
     assert "Traceback" not in done.stderr
 
 
+def test_results_that_cannot_be_written_are_told_and_can_be_fetched_elsewhere(
+    moorage: Command, source: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = source("open('output/result.txt', 'w').write('here')")
+    (tmp_path / "taken" / "result.txt").mkdir(parents=True)
+    (tmp_path / "file").write_text("not a folder")
+    for out in ("taken", "file/below"):
+        done = moorage("run", str(folder), "--out", out)
+        assert done.returncode == 2, done.stderr
+        assert "code: target_not_writable" in done.stderr
+    (job,) = json.loads(moorage("job", "list", "--limit", "1", "--json").stdout)
+    assert moorage("job", "outputs", job["id"], "--out", "elsewhere").returncode == 0
+    assert (tmp_path / "elsewhere" / "result.txt").read_text() == "here"
+
+
 def test_a_node_that_cannot_be_reached_ends_the_command_with_3(moorage: Command, source: Callable[..., Path]) -> None:
     done = moorage("run", source(COPY), MOORAGE_URL="http://127.0.0.1:1")
     assert done.returncode == 3

@@ -43,7 +43,6 @@ class Ending:
 def fetch(client: Client, app: App, job: Job, out: Path | None) -> Ending:
     """Read how a job ended and, with `out`, write what it left there."""
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         client.download_outputs(job.id, out)
     return Ending(app=app, job=job, attempts=client.attempts(job.id), outputs=client.outputs(job.id), out=out)
 
