@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from moorage.sandbox.base import Check, Stream
 
 BLOCK = 1 << 20
+EVENTS = 1000
+"""Events that one request gives at most."""
 POLL = 30.0
 """Seconds that one request of a longer wait takes at most."""
 PAUSES = (0.1, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -232,9 +234,16 @@ class Client:
 
     # events and logs
 
-    def events(self, subject: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
-        """List events of a job or app, oldest first."""
-        return self._node.read(list[Event], "GET", _events_of(subject), params={"after": after, "limit": limit})
+    def events(self, subject: str, *, after: int = 0) -> list[Event]:
+        """List all events of a job or app, oldest first."""
+        found: list[Event] = []
+        while True:
+            query = {"after": after, "limit": EVENTS}
+            batch = self._node.read(list[Event], "GET", _events_of(subject), params=query)
+            found += batch
+            if len(batch) < EVENTS:
+                return found
+            after = batch[-1].seq
 
     def follow_events(self, subject: str, *, after: int = 0) -> Iterator[Event]:
         """Give the events of a job or app as they come, until its history ends; a broken stream is taken up again."""

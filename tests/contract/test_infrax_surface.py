@@ -364,6 +364,22 @@ async def test_a_result_that_the_router_does_not_take_leaves_the_node_idle(
     assert (await run(client, router, job("j2")))[-2:] == ["PUT /job/j2 FINISHED", "PUT /node/state IDLE"]
 
 
+async def test_a_result_that_the_router_could_not_take_is_reported_by_the_next_start(
+    data_dir: Path, router: StubRouter
+) -> None:
+    router.offer_app()
+    async with surface(data_dir, router.url) as client:
+        await router.until("PUT /node/state IDLE")
+        await install(client, router)
+        router.broken.add("/job/j1/result")
+        await run(client, router, job())
+    router.broken.clear()
+    tried = router.names().count("POST /job/j1/result")
+    async with surface(data_dir, router.url):
+        await router.until("POST /job/j1/result", count=tried + 1)
+        assert router.body("POST /job/j1/result")["success"]
+
+
 async def test_a_router_that_is_down_leaves_the_node_idle(data_dir: Path) -> None:
     stub = StubRouter()
     stub.gate.set()
@@ -472,16 +488,16 @@ async def test_required_keys_may_be_null_but_not_missing(client: httpx.AsyncClie
 
 async def test_more_slots_take_more_jobs(data_dir: Path, router: StubRouter) -> None:
     router.offer_app()
+    router.files["in"] = b"x"
     async with surface(data_dir, router.url, slots=2) as client:
-        await router.until("PUT /node/state IDLE")
-        await install(client, router)
-        router.files["in"] = b"x"
+        await client.post("/app/a1")
+        await router.until("PUT /node/n1/app/a1")
         router.gate.clear()
-        statuses = [
-            (await client.post("/job", json=job(f"j{number}", files=[file("in", "x")]))).status_code
-            for number in range(3)
-        ]
-        assert statuses == [201, 201, 409]
+        for name in ("j0", "j1"):
+            async with asyncio.timeout(60):  # the installation gives its slot back when the router knows of it
+                while (await client.post("/job", json=job(name, files=[file("in", "x")]))).status_code == 409:  # noqa: ASYNC110 - over HTTP
+                    await asyncio.sleep(0.02)
+        assert (await client.post("/job", json=job("j2", files=[file("in", "x")]))).status_code == 409
         router.gate.set()
         await router.until("PUT /job/j0 FINISHED")
         await router.until("PUT /job/j1 FINISHED")

@@ -11,7 +11,17 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from moorage.errors import AppNotEditable, AppTampered, AppUnavailable, Forbidden, InternalError, MoorageError, NotFound
+from moorage.errors import (
+    AppNotEditable,
+    AppTampered,
+    AppUnavailable,
+    DiskFull,
+    Forbidden,
+    InternalError,
+    MoorageError,
+    NotFound,
+    StoreUnavailable,
+)
 from moorage.layers.python import PythonEnvironments
 from moorage.layers.trees import Tree, Trees
 from moorage.model.apps import App
@@ -27,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 FEW = 64
 """Files that are looked at in less time than the way to a thread and back takes."""
+
+NO_STORE = 1.0
+"""Seconds between two tries to write while the store cannot, as on a full disk."""
 
 OPERATOR_MAY = frozenset({AppState.HIDDEN, AppState.ERROR, AppState.REMOVED})
 """States to which an operator, too, may move somebody's app (InfraX contract, section 1.3)."""
@@ -234,9 +247,13 @@ class Apps:
         return await self._build(app.id, manifest.python, tree, app.digest)
 
     async def _give_up(self, app: App, error: MoorageError) -> None:
-        current = await self._store.get_app(app.id)
-        if current.state is AppState.CREATED:
-            await self._store.transition_app(app.id, AppState.ERROR, message=error.message, error=error.info)
+        """Move an app to ERROR; a store that cannot write now is waited for."""
+        while (await self._store.get_app(app.id)).state is AppState.CREATED:
+            try:
+                await self._store.transition_app(app.id, AppState.ERROR, message=error.message, error=error.info)
+            except (DiskFull, StoreUnavailable) as trouble:
+                log.warning("an app's failure waits for the store", app=app.id, reason=trouble.message)
+                await asyncio.sleep(NO_STORE)
 
     async def _build(self, app_id: str, python: PythonEnvironment | None, tree: str, digest: str) -> dict[str, str]:
         if python is None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from moorage import __version__
 from moorage.blobs.local import LocalBlobs
 from moorage.engine.local import LocalEngine
@@ -41,6 +43,8 @@ from moorage.store.base import AppFilter, JobFilter, Page, Store
 from moorage.store.sqlite import SqliteStore
 
 _ENDS = frozenset(f"job.{state}" for state in JobState if state.terminal)
+
+log = structlog.get_logger(__name__)
 
 STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 
@@ -297,6 +301,8 @@ class Node:
         self.surfaces = tuple(self._surfaces())
         work = [self._scheduler.work, *(task for surface in self.surfaces for task in surface.tasks)] if working else []
         tasks = [asyncio.ensure_future(task()) for task in work]
+        for task in tasks:
+            task.add_done_callback(_complain)
         try:
             yield
         finally:
@@ -352,6 +358,12 @@ class Node:
 
     def _children(self, parent: Job) -> Children:
         return _JobChildren(self, parent)
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    """Say that background work has ended by a defect, rather than let the node look well without it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("background work of the node has ended", exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,13 +83,18 @@ class Errands:
             await self.router.tell_removed(app_id)
 
     async def perform(self, entry: Entry) -> None:
-        """Run a job and report it; where it was begun by an earlier node, go on with that."""
+        """Run a job and report it; where it was begun by an earlier node, go on with that.
+
+        Raises RouterFailed if the router could not be told the result now, so that it is told later.
+        """
         ran = await self._run(entry)
         if ran.attempt is not None:
             await _attempted(self.router.tell_job(entry.job, "FINISHING"))
         ids, error = await self._upload(ran)
-        await _attempted(self.router.tell_result(await self._result(entry.job, ran, ids, error)))
+        failure = await _attempted(self.router.tell_result(await self._result(entry.job, ran, ids, error)))
         await _attempted(self.router.tell_job(entry.job, "FINISHED"))
+        if failure is not None and not failure.detail.get("refused"):
+            raise failure
 
     async def _install(self, app_id: str) -> None:
         described = await self.router.app(app_id)
@@ -187,9 +192,11 @@ async def _save(target: Path, chunks: AsyncIterator[bytes]) -> None:
             file.write(chunk)
 
 
-async def _attempted(call: Awaitable[None]) -> None:
-    """Tell the router something whose loss must not keep it from being told the rest."""
+async def _attempted(call: Awaitable[None]) -> RouterFailed | None:
+    """Tell the router something whose loss must not keep it from being told the rest; return what went wrong."""
     try:
         await call
     except RouterFailed as error:
         log.warning("router not told", reason=error.message)
+        return error
+    return None

@@ -132,7 +132,7 @@ class Router:
             if final or delay is None:
                 break
             await asyncio.sleep(delay)
-        raise RouterFailed(f"The router failed at {what}: {reason}.")
+        raise RouterFailed(f"The router failed at {what}: {reason}.", refused=final)
 
 
 async def _whole(response: httpx.Response, announced: int) -> AsyncIterator[bytes]:

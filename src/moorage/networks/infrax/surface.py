@@ -123,6 +123,7 @@ class RouterSurface:
 
     def _begin_job(self, entry: Entry) -> None:
         async def errand() -> None:
+            """Keep the journal's entry unless the router knows the result: the next start reports it."""
             try:
                 await self._errands.perform(entry)
                 await asyncio.to_thread(self._journal.drop, entry.job.id)
