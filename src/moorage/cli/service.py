@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 
 import uvloop
@@ -25,7 +26,7 @@ def serve(config: NodeConfig) -> None:
 async def _serve(config: NodeConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     async with Node.open(config) as node:
         socket = node.directory.socket
         async with listen(node, host=config.host, port=config.port, uds=socket) as listening:
@@ -36,6 +37,13 @@ async def _serve(config: NodeConfig) -> None:
             await stop.wait()
             running = (await node.store.job_counts()).get(JobState.RUNNING, 0)
         err().print(f"Stopping; {running} running jobs go back to the queue." if running else "Stopping.")
+
+
+def _stop(asked: asyncio.Event) -> None:
+    """Stop in order; asked a second time, at once, as after a `kill -9`: the next start mends what is left."""
+    if asked.is_set():
+        os._exit(130)
+    asked.set()
 
 
 def _greet(config: NodeConfig, listening: Listening) -> None:

@@ -179,6 +179,8 @@ class Network(Protocol):
     """Translator between one network's contract and the node."""
 
     name: str
+    looks_for: str
+    """What its apps look like, in a phrase, for whoever brings something else."""
 
     def recognizes(self, source: Path) -> bool:
         """Tell whether a directory or file is an app of this network."""
@@ -222,4 +224,5 @@ def choose(networks: Mapping[str, Network], source: Path, name: str | None) -> N
     for network in networks.values():
         if network.recognizes(source):
             return network
-    raise SourceNotRecognized(f"No network recognises {source.name}.")
+    known = "; ".join(f"{network.name}: {network.looks_for}" for network in networks.values())
+    raise SourceNotRecognized(hint=f"{SourceNotRecognized.hint} Known here: {known}.")

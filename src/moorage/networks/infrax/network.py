@@ -20,6 +20,7 @@ class InfraX:
     """Runs InfraX apps: a folder with main.py; files and keyword arguments in, files and text out."""
 
     name = manifest.NETWORK
+    looks_for = "a folder or archive with main.py"
 
     def recognizes(self, source: Path) -> bool:
         """Tell whether a directory holds an InfraX app."""
