@@ -170,18 +170,17 @@ def test_a_stopped_node_gives_its_running_jobs_to_the_next_start(tmp_path: Path,
 
 
 def test_a_node_that_cannot_stop_in_order_stops_when_asked_again(tmp_path: Path, config: Path):
-    node = Served(tmp_path / "data", config)
-    node.client.close()
-    helpers = psutil.Process(node.process.pid).children()
-    while len(helpers) != 1:  # the doctor that looks at the start has helpers of its own
-        time.sleep(0.05)
+    with served(tmp_path / "data", config) as node:
         helpers = psutil.Process(node.process.pid).children()
-    (helper,) = helpers
-    helper.suspend()  # the node waits for its end
-    node.process.terminate()
-    with pytest.raises(subprocess.TimeoutExpired):
-        node.process.wait(1)
-    node.process.terminate()
-    assert node.process.wait(5) == 130
-    helper.resume()
-    assert psutil.wait_procs([helper], timeout=10)[1] == []
+        while len(helpers) != 1:  # the doctor that looks at the start has helpers of its own
+            time.sleep(0.05)
+            helpers = psutil.Process(node.process.pid).children()
+        (helper,) = helpers
+        helper.suspend()  # the node waits for its end
+        node.process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            node.process.wait(1)
+        node.process.terminate()
+        assert node.process.wait(5) == 130
+        helper.resume()
+        assert psutil.wait_procs([helper], timeout=10)[1] == []
