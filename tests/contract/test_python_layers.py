@@ -409,4 +409,4 @@ async def on_a_full_disk(disk: Path) -> None:
 async def test_a_disk_that_fills_up_while_building_is_said_so_and_leaves_nothing(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("a mount in a namespace of its own needs root here")
-    run_on_small_disk(on_a_full_disk, tmp_path / "disk", "12m")
+    run_on_small_disk(on_a_full_disk, tmp_path / "disk", "6m")
