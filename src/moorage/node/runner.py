@@ -186,7 +186,7 @@ class Runner:
         try:
             return await live.log.store("stdout", self._blobs), await live.log.store("stderr", self._blobs)
         except DiskFull as error:
-            await self._append(live, "log.dropped", error.message, {})
+            self._emit(live, "log.dropped", error.message, {})
             return None, None
 
     async def _write_end(self, live: Live, state: AttemptState, result: Result, **logs: FileRef | None) -> None:
