@@ -201,7 +201,7 @@ class TestEnd:
         script = f"(setsid sleep {mark} & sleep {mark} & echo; wait) & sleep {mark}"
         process = await start(sandbox, spec("sh", "-c", script), lambda _stream, _data: ready.set())
         await ready.wait()
-        while len(alive(mark)) < 3:  # between fork and exec a child does not have the marker yet
+        while len(alive(mark)) < 3:  # noqa: ASYNC110 - between fork and exec a child has no marker yet
             await asyncio.sleep(0.01)
         process.kill()
         assert (await process.wait()).status == -signal.SIGKILL
