@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from moorage.api.schemas import LimitsBody
 from moorage.errors import BadApp, BadManifest
 from moorage.model.apps import App
 from moorage.model.limits import GIB, MIB
@@ -12,7 +13,6 @@ from moorage.model.states import AppState
 from moorage.networks.base import PythonEnvironment, choose, installed_networks
 from moorage.networks.infrax.manifest import Knobs, knobs_of
 from moorage.networks.infrax.network import InfraX
-from moorage.networks.manifest import parse_size
 
 
 def folder(tmp_path: Path, **files: str) -> Path:
@@ -101,14 +101,18 @@ def test_the_knobs_have_the_defaults_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_limits_are_read_with_units(tmp_path: Path) -> None:
-    toml = 'network = "infrax"\n[limits]\ncpus = 0.5\nmemory = "512MB"\ndisk = 1000\ntimeout = 90'
+    toml = 'network = "infrax"\n[limits]\ncpus = 0.5\nmemory = "512MiB"\ndisk = 1000\ntimeout = 90'
     data = InfraX().load(folder(tmp_path, moorage_toml=toml)).data
     assert data["limits"] == {"cpus": 0.5, "memory": 512 * MIB, "disk": 1000, "timeout": 90.0}
 
 
-@pytest.mark.parametrize(("text", "size"), [("1", 1), ("2k", 2048), ("1.5 GiB", 3 * GIB // 2), ("7MB", 7 * MIB)])
-def test_a_size_has_a_number_and_a_unit(text: str, size: int) -> None:
-    assert parse_size(text) == size
+@pytest.mark.parametrize(("text", "size"), [("1", 1), ("2KiB", 2048), ("1.5 GiB", 3 * GIB // 2), ("7MB", 7_000_000)])
+def test_a_size_has_a_number_and_a_unit_that_mean_what_they_mean_in_the_api(
+    tmp_path: Path, text: str, size: int
+) -> None:
+    toml = f'network = "infrax"\n[limits]\nmemory = "{text}"'
+    assert InfraX().load(folder(tmp_path, moorage_toml=toml)).data["limits"] == {"memory": size}
+    assert LimitsBody(memory=text).memory == size
 
 
 @pytest.mark.parametrize(

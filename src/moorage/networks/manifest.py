@@ -1,36 +1,24 @@
 """The app's own file `moorage.toml`: what every network shares of it."""
 
 import difflib
-import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from moorage.errors import BadManifest
 from moorage.model.jobs import JSON, JobSpec
-from moorage.model.limits import GIB, KIB, MIB, Limits, Timeouts
+from moorage.model.limits import Limits, Timeouts
 
 NAME = "moorage.toml"
 
 _DEFAULTS = Limits()
-_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
-
-def parse_size(value: Any) -> Any:
-    """Read a size such as `"512MB"` or `"1.5 GiB"` as bytes (units are powers of 1024); numbers pass unchanged."""
-    if not isinstance(value, str):
-        return value
-    if not (found := _SIZE.fullmatch(value.strip())):
-        raise ValueError('write bytes as a number, or a size such as "512MB"')
-    return int(float(found[1]) * _UNITS[found[2].lower()])
-
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Size = Annotated[ByteSize, Field(gt=0)]
+"""Bytes as a number, or with a unit as in the API: `1MB` is 10^6 bytes, `1MiB` is 2^20."""
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
