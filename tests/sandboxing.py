@@ -1,21 +1,37 @@
 """What the tests of the sandboxes share: running a process to its end, and looking for what it left on the machine."""
 
+import asyncio
+import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
 
+from moorage.layers.python import add_hook
 from moorage.model.limits import Limits
 from moorage.sandbox.base import Exit, Mount, OutputSink, Process, ProcessSpec, ReadOnly, Sandbox, Stream
+from moorage.sandbox.bubblewrap import Bubblewrap, Features
+from moorage.sandbox.cgroups import Cgroups
+from moorage.sandbox.warm import kind_of
 
 PATH = "/usr/bin:/bin"
 PREFIX = Path(sys.base_prefix)
 PYTHON = f"{PREFIX}/bin/python3"
 """The interpreter that runs these tests, which may be the machine's own or somebody's in a home directory."""
 INTERPRETER: tuple[Mount, ...] = () if Path("/usr") == PREFIX else (ReadOnly(source=PREFIX, target=str(PREFIX)),)
+
+
+ENV = "/opt/env"
+EXECUTE = """
+import os, signal, sys
+assert "_ctypes" in sys.modules, "this was not forked from a warm interpreter"
+for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python's own start ignores them
+    signal.signal(number, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass
@@ -40,6 +56,63 @@ class Output:
 
     def __call__(self, stream: Stream, data: bytes) -> None:
         (self.stdout if stream == "stdout" else self.stderr).extend(data)
+
+
+def make_environment(directory: Path, script: str = EXECUTE) -> tuple[ReadOnly, ...]:
+    """Make a Python environment with `script` in it as run.py; give the mounts that a process needs to use it."""
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", directory], check=True)
+    add_hook(directory)
+    (directory / "run.py").write_text(script)
+    return (ReadOnly(source=directory, target=ENV), *(mount for mount in INTERPRETER if isinstance(mount, ReadOnly)))
+
+
+class Forking:
+    """Bubblewrap whose processes are all forked from warm interpreters, and then execute what they are asked to."""
+
+    name = "bubblewrap"
+
+    def __init__(self, bubblewrap: Bubblewrap, runtime: tuple[ReadOnly, ...]) -> None:
+        self.bubblewrap = bubblewrap
+        self._runtime = runtime
+
+    @property
+    def cgroups(self) -> Cgroups:
+        return self.bubblewrap.cgroups
+
+    @property
+    def features(self) -> Features:
+        return self.bubblewrap.features
+
+    @property
+    def _seccomp(self) -> Path | None:
+        return self.bubblewrap._seccomp
+
+    @_seccomp.setter
+    def _seccomp(self, path: Path | None) -> None:
+        self.bubblewrap._seccomp = path
+
+    async def start(self, request: ProcessSpec, *, name: str, output: OutputSink) -> Process:
+        mounts = tuple(mount for mount in request.mounts if mount not in INTERPRETER)
+        argv = (f"{ENV}/bin/python", f"{ENV}/run.py", *request.argv)
+        request = replace(request, argv=argv, mounts=mounts, runtime=self._runtime)
+        if kind_of(request) and "\0" not in "".join(request.env.values()):
+            await warmed(self.bubblewrap, request)
+        return await self.bubblewrap.start(request, name=name, output=output)
+
+    async def reap(self) -> int:
+        return await self.bubblewrap.reap()
+
+    async def close(self) -> None:
+        await self.bubblewrap.close()
+
+
+async def warmed(bubblewrap: Bubblewrap, request: ProcessSpec) -> int:
+    """Wait until an interpreter waits for such processes; give its process."""
+    async with asyncio.timeout(30):
+        while (found := bubblewrap._interpreters.find(request)) is None:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    assert found.inner is not None
+    return found.inner
 
 
 def spec(

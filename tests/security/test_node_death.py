@@ -19,10 +19,11 @@ import asyncio, json, sys
 from pathlib import Path
 from moorage.sandbox.base import Overlay
 from moorage.sandbox.opening import open_sandboxes
-from tests.sandboxing import Output, spec, start
+from tests.sandboxing import Forking, Output, make_environment, spec, start
 
 async def main(place, mark):
-    sandboxes = await open_sandboxes(data_dir=place, run_dir=place / "run")
+    sandboxes = await open_sandboxes(data_dir=place, run_dir=place / "run", warm=2)
+    sandboxes["forked"] = Forking(sandboxes["bubblewrap"], make_environment(place / "env"))
     for number, sandbox in enumerate(list(sandboxes.values()) * 4):
         (lower := place / f"lower{number}").mkdir()
         (upper := place / f"upper{number}").mkdir()
@@ -34,7 +35,7 @@ async def main(place, mark):
         await ready.wait()
     print("ready", flush=True)
     if sys.argv[3] == "starting":
-        await asyncio.gather(*(start(sandboxes["bubblewrap"], spec("sleep", mark), Output()) for _ in range(20)))
+        await asyncio.gather(*(start(s, spec("sleep", mark), Output()) for s in list(sandboxes.values()) * 8))
     await asyncio.sleep(600)
 
 asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
@@ -48,7 +49,7 @@ async def test_kill_the_node_with_sigkill(tmp_path: Path, moment: str) -> None:
         assert node.stdout is not None
         assert node.stdout.readline() == b"ready\n"
         children = psutil.Process(node.pid).children(recursive=True)
-        assert len(alive(mark)) >= 8
+        assert len(alive(mark)) >= 12
         node.send_signal(signal.SIGKILL)
     _, left = psutil.wait_procs(children, timeout=30)
     assert [process for process in left if process.is_running()] == []

@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).parents[2]
 SUITES = (
     "tests/contract/test_sandbox.py",
     "tests/contract/test_probe.py",
+    "tests/contract/test_warm.py",
     "tests/security/test_build_network.py",
     "tests/security/test_node_death.py",
     "tests/security/test_sandbox_escape.py",

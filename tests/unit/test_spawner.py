@@ -7,7 +7,7 @@ GONE = """
 import socket
 from moorage.sandbox.spawner import Spawner
 node, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-spawner = Spawner(ours, None)
+spawner = Spawner(ours, place="/", user=None)
 {before}
 spawner.serve()
 print("ended")
@@ -33,5 +33,5 @@ def test_it_ends_when_it_is_told_to() -> None:
 
 
 def test_it_takes_a_waiting_process_with_it() -> None:
-    order = '{"order": "prepare", "number": 1, "cgroups": [], "spare": true}'
+    order = '{"order": "prepare", "number": 1, "cgroups": [], "spare": true, "interpreter": null}'
     assert ends(f"node.send({order.encode()!r}); spawner._step(None); spawner._step(None); node.close()")

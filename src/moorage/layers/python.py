@@ -17,6 +17,7 @@ from tempfile import mkdtemp
 from moorage.blobs.names import shown
 from moorage.blobs.space import disk_full
 from moorage.errors import InstallFailed, NotFound
+from moorage.guest.interpreter import HOOK
 from moorage.layers.building import ENV, PLACE, Build, BuildLog
 from moorage.layers.interpreters import Interpreter, find_python
 from moorage.layers.once import Once, Progress
@@ -24,7 +25,7 @@ from moorage.layers.publish import discard, empty, publish
 from moorage.layers.requirements import names_an_index, refers_to_local
 from moorage.sandbox.base import SANDBOX_UID, ReadOnly, Sandbox
 
-BUILDER = "1"
+BUILDER = "2"
 """Version of the recipe below: another one makes other layers."""
 
 SEED = ("pip<25", "setuptools<66")
@@ -198,10 +199,20 @@ async def _install(build: Build, lock: str) -> None:
     wheels = build.interpreter.wheels
     seed = ("--no-index", "--find-links", str(wheels), "pip", "setuptools") if wheels else SEED
     await build.uv("venv", ENV, "--python", str(build.interpreter.executable))
+    add_hook(build.place / "env")
     await build.uv(*install, "--compile-bytecode", *seed, online=not wheels)
     if lock:
         packages = ("--no-deps", "--requirements", f"{PLACE}/requirements.lock")
         await build.uv(*install, "--compile-bytecode", *packages, online=True)
+
+
+def add_hook(env: Path) -> None:
+    """Let a warm interpreter wait for work, first of all that site does for an environment (guest/interpreter.py).
+
+    To be done before code of others has run in there: later a link could wait in its place.
+    """
+    for packages in (env / "lib").glob("python3.*/site-packages"):
+        (packages / "00-moorage.pth").write_text(HOOK)
 
 
 def _publish(build: Build, target: Path) -> None:

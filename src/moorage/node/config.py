@@ -37,6 +37,12 @@ class NodeConfig(BaseModel):
         description="Bytes of memory that jobs may reserve in all; by default four fifths of this machine's.",
     )
     isolation: str = Field("bubblewrap", description="Sandbox of jobs that name none: `bubblewrap` or `host`.")
+    warm_interpreters: int = Field(
+        4,
+        ge=0,
+        description="Python environments for which an interpreter is kept waiting, once two jobs within a minute used "
+        "them; each takes some 10 MiB. 0 starts Python anew for every job.",
+    )
     max_timeout: float = Field(86_400.0, gt=0, description="Longest execution timeout, in seconds, a job may have.")
     hidden_accepts_jobs: bool = Field(False, description="Whether HIDDEN apps still take new jobs.")
     networks: dict[str, dict[str, Any]] = Field(

@@ -35,6 +35,7 @@ from moorage.node.recovery import recover
 from moorage.node.runner import Runner
 from moorage.node.scheduler import Scheduler
 from moorage.node.services import LocalServices
+from moorage.node.workspace import spread
 from moorage.sandbox.base import SANDBOX_UID, Check, Sandbox, Stream
 from moorage.sandbox.host import Host
 from moorage.sandbox.opening import open_sandboxes
@@ -102,7 +103,9 @@ class Node:
             async with contextlib.AsyncExitStack() as stack:
                 store = SqliteStore.open(directory.database)
                 stack.push_async_callback(store.close)
-                sandboxes = await open_sandboxes(data_dir=directory.root, run_dir=directory.root)
+                sandboxes = await open_sandboxes(
+                    data_dir=directory.root, run_dir=directory.root, warm=config.warm_interpreters
+                )
                 for sandbox in sandboxes.values():
                     stack.push_async_callback(sandbox.close)
                     await sandbox.reap()  # before anything of the earlier node is touched
@@ -297,6 +300,7 @@ class Node:
     @contextlib.asynccontextmanager
     async def _running(self, *, working: bool) -> AsyncIterator[None]:
         await recover(self.store, work=self.directory.work, staging=self.directory.staging)
+        spread(self.directory.work)
         await self.apps.resume()
         self.surfaces = tuple(self._surfaces())
         work = [self._scheduler.work, *(task for surface in self.surfaces for task in surface.tasks)] if working else []

@@ -13,6 +13,9 @@ SANDBOX_UID = 60_999
 HOME = "/home/app"
 """Home directory in a sandbox: private, empty at the start, writable up to `limits.tmp`."""
 
+PRIVATE = ("/tmp", HOME, "/dev/shm")  # noqa: S108 - in the sandbox
+"""Directories that a sandbox makes anew, each limited to `limits.tmp`."""
+
 Stream = Literal["stdout", "stderr"]
 OutputSink = Callable[[Stream, bytes], None]
 """Called in the event loop with each chunk as the process writes it."""
@@ -67,11 +70,22 @@ class ProcessSpec:
     env: Mapping[str, str]
     """The whole environment: nothing is inherited."""
     mounts: tuple[Mount, ...] = ()
+    runtime: tuple[ReadOnly, ...] = ()
+    """Further mounts: those of the Python environment that `argv` names first, and a script second.
+
+    They say that the process may as well be forked from an interpreter that was started with the same environment,
+    directory, variables and script (guest/interpreter.py).
+    """
     stdin: bytes = b""
     """The whole of standard input, ready before the start and followed by end of file."""
     limits: Limits = field(default_factory=Limits)
     network: Literal["none", "internet"] = "none"
     """`internet` is for building layers only: what the machine reaches of other machines, but nothing of its own."""
+
+    @property
+    def all_mounts(self) -> tuple[Mount, ...]:
+        """Everything that is mounted, in order."""
+        return (*self.mounts, *self.runtime)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

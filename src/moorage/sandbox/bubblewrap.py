@@ -15,34 +15,60 @@ It runs as user 1000 inside; outside that is the node's user, or SANDBOX_UID if 
 process, network, IPC, host name, mount and cgroup namespaces, no capabilities, cannot gain privileges and is filtered
 by seccomp.py. With `network="internet"` its network is connected by internet.py, and /etc has the machine's hosts and
 CA certificates.
+
+A process may also be forked from a warm interpreter (warm.py). That lives in a sandbox like this one, with every
+capability over it and no filter, and makes for each process a world that is the same as the one described here.
 """
 
 import os
+import resource
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from moorage.errors import ArgumentsTooLong, Invalid, SandboxUnavailable
+from moorage.guest import interpreter
+from moorage.guest.interpreter import CODE, VARIABLE
+from moorage.model.ids import new_id
 from moorage.model.limits import Limits
 from moorage.sandbox import overlays
-from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, OutputSink, Overlay, Process, ProcessSpec, Writable
+from moorage.sandbox.base import (
+    HOME,
+    PRIVATE,
+    SANDBOX_UID,
+    Mount,
+    OutputSink,
+    Overlay,
+    Process,
+    ProcessSpec,
+    Stream,
+    Writable,
+)
 from moorage.sandbox.cgroups import Cgroups
 from moorage.sandbox.internet import NAME_SERVER
-from moorage.sandbox.processes import Launch, Spawner
+from moorage.sandbox.processes import Fork, Launch, Running, Spawner
 from moorage.sandbox.rlimits import rlimits
 from moorage.sandbox.staging import STAGE
+from moorage.sandbox.warm import Interpreters, Kind
+
+log = structlog.get_logger(__name__)
 
 MOST_WORDS = 9_000
 """Bubblewrap refuses a longer command line."""
 NETWORK_FILES = ("/etc/hosts", "/etc/ssl/certs", "/etc/pki")
 ISOLATION = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-    *("--uid", "1000", "--gid", "1000", "--hostname", "moorage", "--cap-drop", "ALL"),
+    *("--hostname", "moorage"),
     *("--die-with-parent", "--new-session", "--clearenv"),
 )
+ORDINARY = ("--uid", "1000", "--gid", "1000", "--cap-drop", "ALL")
+POWERFUL = ("--uid", "0", "--gid", "0", "--cap-add", "ALL")
+"""A warm interpreter is root of its own user namespace: nobody else may mount terminals there."""
 MACHINE_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
@@ -60,8 +86,9 @@ class Bubblewrap:
 
     name = "bubblewrap"
 
-    def __init__(self, spawner: Spawner, *, etc: Path, seccomp: Path | None) -> None:
+    def __init__(self, spawner: Spawner, *, etc: Path, seccomp: Path | None, warm: int = 0) -> None:
         self.features = Features()
+        self._interpreters = Interpreters(self._start_interpreter, warm)
         self._spawner = spawner
         self._etc = etc
         self._seccomp = seccomp
@@ -88,9 +115,18 @@ class Bubblewrap:
                 "Packages cannot be fetched in isolation: slirp4netns is not installed.",
                 hint="Install it: apt install slirp4netns",
             )
-        mounts = spec.mounts if self.features.overlay else await overlays.materialised(spec.mounts, owner=_user())
+        after = None if _user() else partial(overlays.open_work_directories, spec.mounts)
+        interpreter = self._interpreters.find(spec) if self.features.overlay else None
+        if interpreter is not None:
+            try:
+                fork = self._fork(spec, interpreter.number)
+                return await self._spawner.spawn(fork, spec, name=name, output=output, after=after)
+            except SandboxUnavailable as error:
+                log.warning("not forked from a warm interpreter", name=name, reason=error.message)
+        mounts = spec.all_mounts
+        if not self.features.overlay:
+            mounts = await overlays.materialised(mounts, owner=_user())
         launch = self._launch(spec, mounts, self._program)
-        after = None if _user() else partial(overlays.open_work_directories, mounts)
         return await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
 
     async def reap(self) -> int:
@@ -99,6 +135,7 @@ class Bubblewrap:
 
     async def close(self) -> None:
         """Kill what still runs, end the spawner and give the cgroups back, also for sandboxes that share them."""
+        await self._interpreters.close()
         await self._spawner.stop()
         self.cgroups.close()
 
@@ -107,7 +144,7 @@ class Bubblewrap:
         staged = online or _user() is not None or any(isinstance(mount, Overlay) for mount in mounts)
         sources = [f"{STAGE}/{number}" if staged else str(_source(mount)) for number, mount in enumerate(mounts)]
         etc = f"{STAGE}/{len(mounts)}" if staged else str(self._etc)
-        options = (*self._base, *self._options(spec, mounts, sources, etc))
+        options = (*self._base, *ORDINARY, *self._options(spec, mounts, sources, etc))
         argv = (*self._limiter(spec.limits), *spec.argv)
         _check(options, argv)
         return Launch(
@@ -122,6 +159,36 @@ class Bubblewrap:
             slirp=self._slirp if online else None,
         )
 
+    async def _start_interpreter(self, kind: Kind) -> Running:
+        """Start a warm interpreter: without anything of a job in its sandbox, and with power over that."""
+        assert self._program is not None
+        spec = kind.spec
+        launch = self._launch(spec, spec.all_mounts, self._program)
+        places = (word for target in kind.places for word in ("--dir", target))
+        variable = ("--setenv", VARIABLE, str(CODE))
+        options = [word for word in launch.options if word != "--disable-userns"]
+        at = options.index(ORDINARY[0])
+        options[at : at + len(ORDINARY)] = [*POWERFUL, *places, *variable]
+        launch = replace(launch, argv=spec.argv, options=tuple(options), seccomp=None, rlimits=())
+        code = Path(interpreter.__file__).read_bytes()
+        return await self._spawner.spawn(launch, spec, name=new_id("int"), output=_unheard, code=code)
+
+    def _fork(self, spec: ProcessSpec, number: int) -> Fork:
+        limits = [*rlimits(spec.limits, self.cgroups.enforced)]
+        if "pids" not in self.cgroups.enforced:
+            limits.append((resource.RLIMIT_NPROC, spec.limits.pids))
+        return Fork(
+            interpreter=number,
+            mounts=tuple(_staged(mount) for mount in spec.mounts),
+            targets=tuple(mount.target for mount in spec.mounts),
+            argv=spec.argv,
+            cwd=spec.cwd,
+            private=PRIVATE,
+            tmp=spec.limits.tmp,
+            rlimits=tuple(limits),
+            seccomp=self._seccomp.read_bytes() if self._seccomp else None,
+        )
+
     def _limiter(self, limits: Limits) -> tuple[str, ...]:
         """Limit processes where no cgroup does: per sandbox, which only a process within it can ask for."""
         if "pids" in self.cgroups.enforced or self._prlimit is None:
@@ -134,7 +201,7 @@ class Bubblewrap:
         yield from ("--ro-bind", etc, "/etc")
         yield from _network(spec.network)
         size = str(spec.limits.tmp)
-        for target in ("/tmp", HOME, "/dev/shm"):  # noqa: S108 - in the sandbox
+        for target in PRIVATE:
             yield from ("--perms", "1777", "--size", size, "--tmpfs", target)
         for mount, source in zip(mounts, sources, strict=True):
             yield from ("--bind" if isinstance(mount, Writable | Overlay) else "--ro-bind", source, mount.target)
@@ -180,6 +247,10 @@ def _base() -> Iterator[str]:
 def _user() -> int | None:
     """Who isolated processes are outside, if not the node's own user."""
     return SANDBOX_UID if os.geteuid() == 0 else None
+
+
+def _unheard(_stream: Stream, _data: bytes) -> None:
+    """Take no notice: a warm interpreter has nothing to say."""
 
 
 def _network(network: str) -> Iterator[str]:

@@ -13,6 +13,8 @@ touches here is copied first. The request is a marshalled dictionary in a memory
     mounts       to stage (staging.py), or None to leave the mounts of the machine alone
     seccomp      path of a filter program, or None
     slirp        path of slirp4netns for a process that is connected to the internet, or None; there must be mounts
+
+A warm interpreter (guest/interpreter.py) gets two descriptors more: the spawner's socket and its own code.
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` without its enumerations
@@ -24,7 +26,8 @@ import signal
 import socket
 from typing import Any, NoReturn
 
-from moorage.sandbox import internet, staging
+from moorage.guest.interpreter import CODE, CONTROL
+from moorage.sandbox import internet, mounter, staging
 from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import monitor, tell
 
@@ -62,6 +65,17 @@ def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent:
         os._exit(1)
 
 
+def be_mounter(orders: socket.socket, *, parent: int, idmap: int | None, **more: Any) -> NoReturn:
+    """Become the helper that mounts for warm interpreters (mounter.py)."""
+    try:
+        _forget_all_but(orders.fileno(), idmap)
+        _detach()
+        staging.die_with(parent)
+        mounter.serve(orders, idmap=idmap, **more)
+    finally:
+        os._exit(1)
+
+
 def _take(orders: socket.socket) -> dict[str, Any]:
     """Wait for the request and put the streams where they belong."""
     message, descriptors = receive(orders)
@@ -69,7 +83,7 @@ def _take(orders: socket.socket) -> dict[str, Any]:
         os._exit(1)
     request, *streams = descriptors
     content = os.read(request, os.fstat(request).st_size)
-    for number, stream in enumerate(streams):
+    for number, stream in zip((0, 1, 2, CONTROL, CODE), streams, strict=False):
         os.dup2(stream, number)
     return dict(marshal.loads(content))  # noqa: S302 - the node's own, and it runs the same Python
 

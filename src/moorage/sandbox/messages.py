@@ -5,8 +5,8 @@ import struct
 
 LONGEST = 64 << 10
 """Bytes of a message."""
-DESCRIPTORS = 4
-"""That come with a start: the request (see launch.py), stdin, stdout, stderr."""
+DESCRIPTORS = 64
+"""That come with a message at most: a start brings the request, three streams and mounts (see spawner.py)."""
 _INT = struct.Struct("i")
 _ROOM = socket.CMSG_LEN(DESCRIPTORS * _INT.size)
 WAIT, NOW = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)

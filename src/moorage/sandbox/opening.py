@@ -17,17 +17,18 @@ from moorage.sandbox.seccomp import write_filter
 TRIAL = "cd /trial && echo changed >> file && rm -r gone && mkdir gone && echo new > gone/new"
 
 
-async def open_sandboxes(*, data_dir: Path, run_dir: Path) -> dict[str, Sandbox]:
+async def open_sandboxes(*, data_dir: Path, run_dir: Path, warm: int = 0) -> dict[str, Sandbox]:
     """Make the node's sandboxes, which share one spawner and one place for cgroups; closing one closes both.
 
     `data_dir` names the node, for its cgroups; in `run_dir` (made if need be, on the file system of the workspaces) the
-    sandboxes keep a directory `sandbox` of their own.
+    sandboxes keep a directory `sandbox` of their own. Up to `warm` Python interpreters are kept waiting (warm.py).
     """
     files = run_dir / "sandbox"
     cgroups = open_cgroups(blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest())
     filtered = await asyncio.to_thread(_make_files, files)
-    spawner = Spawner(cgroups)
-    bubblewrap = Bubblewrap(spawner, etc=files / "etc", seccomp=files / "seccomp" if filtered else None)
+    spawner = Spawner(cgroups, files / "mounts")
+    seccomp = files / "seccomp" if filtered else None
+    bubblewrap = Bubblewrap(spawner, etc=files / "etc", seccomp=seccomp, warm=warm)
     await fit(bubblewrap, files)
     return {"bubblewrap": bubblewrap, "host": Host(spawner, homes=files / "homes")}
 
@@ -67,6 +68,6 @@ async def _trial(bubblewrap: Bubblewrap, place: Path) -> Exit:
 def _make_files(files: Path) -> bool:
     if files.exists():
         shutil.rmtree(files)
-    files.mkdir(parents=True)
+    (files / "mounts").mkdir(parents=True)
     make_etc(files / "etc")
     return write_filter(files / "seccomp")

@@ -33,7 +33,7 @@ STOP = 10.0
 LOST: dict[str, Any] = {"event": "ended", "ran": False}
 HELPER = (
     "import sys; sys.path.append(sys.argv[1]); from moorage.sandbox.spawner import main; "
-    "main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)"
+    "main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if sys.argv[4] else None)"
 )
 
 
@@ -58,9 +58,30 @@ class Launch:
         return marshal.dumps({name: getattr(self, name) for name in self.__slots__})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """What a warm interpreter is asked to start; guest/interpreter.py reads the fields but the first two."""
+
+    interpreter: int
+    mounts: tuple[dict[str, Any], ...]
+    targets: tuple[str, ...]
+    """Where the mounts go."""
+    argv: tuple[str, ...]
+    cwd: str
+    private: tuple[str, ...]
+    """Directories that are made anew, and hold `tmp` bytes each."""
+    tmp: int
+    rlimits: tuple[tuple[int, int], ...]
+    seccomp: bytes | None
+
+    def encode(self) -> bytes:
+        """Write it down for the interpreter, whose Python may be older or newer than ours."""
+        return marshal.dumps({name: getattr(self, name) for name in self.__slots__[2:]}, 2)
+
+
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """A process of the spawner that waits for what to become, in its cgroup."""
+    """A process of the spawner, or of a warm interpreter, that waits for what to become, in its cgroup."""
 
     number: int
     group: Group | None
@@ -106,6 +127,8 @@ class Running:
         loop = asyncio.get_running_loop()
         self.number = number
         self.begun: asyncio.Future[bool] = loop.create_future()
+        self.warm = asyncio.Event()
+        self.over = False
         self.inner: int | None = None
         self.pipes = (Pipe("stdout", output), Pipe("stderr", self._on_stderr))
         self._order = order
@@ -139,10 +162,14 @@ class Running:
         if fact["event"] == "failed":
             self._why = fact
             return
+        if fact["event"] == "ready":  # an interpreter; of others it is said before they are expected to run
+            self.warm.set()
+            return
         self.inner = fact.get("inner")
         if not self.begun.done():
             self.begun.set_result(fact["event"] == "started")
         if fact["event"] == "ended" and self._task is None:
+            self.over = True
             self._task = asyncio.get_running_loop().create_task(self._end(fact))
 
     async def _end(self, fact: dict[str, Any]) -> None:
@@ -170,32 +197,38 @@ class Running:
 class Spawner:
     """Starts processes through a small helper process, which is itself started when it is needed."""
 
-    def __init__(self, cgroups: Cgroups) -> None:
+    def __init__(self, cgroups: Cgroups, place: Path) -> None:
+        """Mount for warm interpreters at `place`, an empty directory that nothing else needs."""
         self.cgroups = cgroups
+        self._mount_place = place
         self._socket: socket.socket | None = None
         self._helper: subprocess.Popen[bytes] | None = None
         self._running: dict[int, Running] = {}
-        self._spare: Place | None = None
-        self._dropping: asyncio.Task[None] | None = None
+        self._spares: dict[int | None, Place] = {}
+        self._dropping: set[asyncio.Task[None]] = set()
         self._count = 0
 
     async def spawn(
         self,
-        launch: Launch,
+        launch: Launch | Fork,
         spec: ProcessSpec,
         *,
         name: str,
         output: OutputSink,
         after: Callable[[], object] | None = None,
+        code: bytes | None = None,
     ) -> Running:
         """Start a process in a cgroup called `name`; `after` is called in a thread when nothing of it is left.
 
-        Raises SandboxUnavailable, or ArgumentsTooLong, if it cannot be started.
+        With `code` it becomes a warm interpreter. Raises SandboxUnavailable, or ArgumentsTooLong, if it cannot be
+        started.
         """
+        interpreter = launch.interpreter if isinstance(launch, Fork) else None
         stdin = await memory_file(spec.stdin)
         try:
-            running = self._expect(self._place(name, spec.limits), output, after)
-            self._send(running, launch.encode(), stdin)
+            running = self._expect(self._place(name, spec.limits, interpreter), output, after)
+            mounts = launch.mounts if isinstance(launch, Fork) else ()
+            self._send(running, launch.encode(), stdin, mounts=mounts, code=code)
         finally:
             os.close(stdin)
         try:
@@ -205,7 +238,8 @@ class Spawner:
             raise
         if not begun:
             await running.wait()
-        self._make_spare()
+        if code is None:
+            self._make_spare(interpreter)
         return running
 
     async def stop(self) -> None:
@@ -218,38 +252,41 @@ class Spawner:
         if self._helper:
             await asyncio.to_thread(_await_end, self._helper)
             self._helper = None
-        await self._drop_spare()
+        for spare in list(self._spares):
+            await self._drop_spare(spare)
 
-    def _place(self, name: str, limits: Limits) -> Place:
+    def _place(self, name: str, limits: Limits, interpreter: int | None) -> Place:
         """Take the spare process, or have one made; its cgroup is called `name` and limited."""
         try:
-            place = self._take_spare(name) or self._prepare(name, spare=False)
+            place = self._take_spare(name, interpreter) or self._prepare(name, interpreter, spare=False)
             if place.group:
                 place.group.limit(limits)
         except OSError as error:
             raise SandboxUnavailable(f"No process could be prepared: {error}", retryable=True) from error
         return place
 
-    def _take_spare(self, name: str) -> Place | None:
-        spare = self._spare
+    def _take_spare(self, name: str, interpreter: int | None) -> Place | None:
+        spare = self._spares.get(interpreter)
         if spare is None or not spare.ready:
             return None
-        self._spare = None
+        del self._spares[interpreter]
         if spare.group:
             spare.group = self.cgroups.claim(spare.group, name)
         return spare
 
-    def _make_spare(self) -> None:
+    def _make_spare(self, interpreter: int | None) -> None:
         """Have a process wait for the next start, for which it will be ready at once."""
-        if self._spare is None and self._socket is not None:
+        gone = interpreter is not None and interpreter not in self._running
+        if interpreter not in self._spares and self._socket is not None and not gone:
             with contextlib.suppress(OSError):  # the next start will say what is wrong
-                self._spare = self._prepare(f"spare-{self._count + 1}", spare=True)
+                self._spares[interpreter] = self._prepare(f"spare-{self._count + 1}", interpreter, spare=True)
 
-    def _prepare(self, name: str, *, spare: bool) -> Place:
+    def _prepare(self, name: str, interpreter: int | None, *, spare: bool) -> Place:
         self._count += 1
         group = self.cgroups.create(name) if self.cgroups.parents else None
-        order = {"order": "prepare", "number": self._count, "cgroups": group.procs if group else (), "spare": spare}
-        self._connect().send(json.dumps(order).encode())
+        cgroups = group.procs if group else ()
+        order = {"order": "prepare", "number": self._count, "cgroups": cgroups, "spare": spare}
+        self._connect().send(json.dumps({**order, "interpreter": interpreter}).encode())
         return Place(number=self._count, group=group)
 
     def _expect(self, place: Place, output: OutputSink, after: Callable[[], object] | None) -> Running:
@@ -257,12 +294,16 @@ class Spawner:
         running = self._running[place.number] = Running(place.number, self._order, output, conclude)
         return running
 
-    def _send(self, running: Running, request: bytes, stdin: int) -> None:
+    def _send(
+        self, running: Running, request: bytes, stdin: int, *, mounts: tuple[dict[str, Any], ...], code: bytes | None
+    ) -> None:
         """Hand the request and the streams to the helper; if that fails, so does the process."""
         ours = [sealed(request), *(pipe.theirs for pipe in running.pipes)]
+        if code is not None:
+            ours.append(sealed(code))
         try:
-            order = json.dumps({"order": "start", "number": running.number}).encode()
-            socket.send_fds(self._connect(), [order], [ours[0], stdin, *ours[1:]])
+            order = {"order": "start", "number": running.number, "mounts": mounts, "code": code is not None}
+            socket.send_fds(self._connect(), [json.dumps(order).encode()], [ours[0], stdin, *ours[1:]])
         except OSError as error:
             running.on_event({"event": "failed", "step": "reach the spawner", "why": str(error), "errno": error.errno})
             running.on_event(LOST)
@@ -289,7 +330,7 @@ class Spawner:
         if self._socket is None:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self._helper = _start_helper(theirs.fileno())
+                self._helper = _start_helper(theirs.fileno(), self._mount_place)
             asyncio.get_running_loop().add_reader(self._socket, self._on_readable)
         return self._socket
 
@@ -309,33 +350,51 @@ class Spawner:
     def _on_event(self, fact: dict[str, Any]) -> None:
         if running := self._running.get(fact["number"]):
             running.on_event(fact)
-        elif self._spare and self._spare.number == fact["number"]:
-            self._spare.ready = fact["event"] == "ready"
-            if fact["event"] == "ended":
-                self._dropping = asyncio.get_running_loop().create_task(self._drop_spare())
+            return
+        for interpreter, spare in list(self._spares.items()):
+            if spare.number == fact["number"]:
+                spare.ready = fact["event"] == "ready"
+                if fact["event"] == "ended":
+                    self._drop_soon(interpreter)
 
     def _lose(self) -> None:
         """Give up what the helper had when it ended: the kernel has killed that too, or we do now."""
         self._hang_up()
         if self._helper:
             self._helper.wait()
-        self._dropping = asyncio.get_running_loop().create_task(self._drop_spare())
+        for interpreter in list(self._spares):
+            self._drop_soon(interpreter)
         for running in list(self._running.values()):
             _kill_world(running.inner)
             running.on_event({"event": "failed", "step": "go on", "why": "the spawner has ended", "errno": 0})
             running.on_event(LOST)
 
-    async def _drop_spare(self) -> None:
-        """Give up the spare process, which has ended or is about to."""
-        spare, self._spare = self._spare, None
+    def _drop_soon(self, interpreter: int | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._drop_spare(interpreter))
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
+
+    async def _drop_spare(self, interpreter: int | None) -> None:
+        """Give up a spare process, which has ended or is about to."""
+        spare = self._spares.pop(interpreter, None)
         if spare and spare.group:
             await self.cgroups.remove(spare.group)
 
 
-def _start_helper(descriptor: int) -> subprocess.Popen[bytes]:
+def _start_helper(descriptor: int, place: Path) -> subprocess.Popen[bytes]:
     user = str(SANDBOX_UID) if os.geteuid() == 0 else ""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", HELPER, str(Path(moorage.__path__[0]).parent), str(descriptor), user],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            HELPER,
+            str(Path(moorage.__path__[0]).parent),
+            str(descriptor),
+            str(place),
+            user,
+        ],
         pass_fds=(descriptor,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -4,16 +4,21 @@ Standard library only, one thread, little memory: a fork of it costs half a mill
 to. It takes orders on a Unix socket, answers with events, and ends everything that it started when the node goes away.
 `processes.py` is the node's side. Orders and events are JSON objects with the `number` of a process:
 
-    {"order": "prepare", "cgroups": [PATH], "spare": BOOL}   fork, enter the cgroups, wait for the request
-    {"order": "start"} and four descriptors                  become what the request says (launch.py)
+    {"order": "prepare", "cgroups": [PATH], "spare": BOOL, "interpreter": NUMBER | null}
+                                                             fork, enter the cgroups, wait for the request
+    {"order": "start", "mounts": [...]} and descriptors      become what the request says (launch.py)
     {"order": "terminate"}, {"order": "kill"}                signal all of it
 
-    {"event": "ready"}                                       a spare one has entered its cgroups
+    {"event": "ready"}                                       a spare one has entered its cgroups; an interpreter waits
     {"event": "started", "inner": NUMBER | null}             with the first process of bubblewrap's own world
     {"event": "failed", "step": TEXT, "why": TEXT, "errno": NUMBER}
     {"event": "ended", "status": NUMBER, "ran": BOOL, "wall": SECONDS, "cpu": SECONDS, "peak": BYTES}
 
 Preparing ahead of need is worth it because the kernel takes 10 ms to move the first of several processes into a cgroup.
+
+A process may be a warm interpreter (guest/interpreter.py): then its start comes with its code as one descriptor more.
+Those prepared with its number as `interpreter` are forked from it rather than from here, and get their `mounts` from
+mounter.py.
 
 It is a subreaper: whatever loses its parent below it becomes its child, so that nothing gets away unseen.
 """
@@ -31,7 +36,8 @@ from collections import deque
 from typing import Any
 
 from moorage.sandbox import staging
-from moorage.sandbox.launch import launch
+from moorage.sandbox.interpreters import Interpreter, close_all, open_groups, pid_of
+from moorage.sandbox.launch import be_mounter, launch
 from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import children, descendants
 
@@ -40,12 +46,19 @@ LAST_CHANCE = 5.0
 
 
 class Job:
-    """A started process: `outer` is our child; `inner` is what bubblewrap made process 1 of its own world."""
+    """A started process: `outer` is our child; `inner` is what bubblewrap made process 1 of its own world.
+
+    Where it is forked from a warm interpreter, both are process 1 of its own world, and not our child.
+    """
 
     def __init__(self, number: int, outer: int, status: int, orders: socket.socket) -> None:
         self.number = number
         self.outer = outer
         self.orders = orders
+        self.interpreter: Interpreter | None = None  # that it is forked from, if it is not our own child
+        self.process: int | None = None  # a descriptor of `outer`, where that is an interpreter's child
+        self.doomed = False
+        self.running = False
         self.inner: int | None = None
         self.inner_gone = False
         self.monitored = False  # whether `outer` is a monitor (monitor.py), which ends what is below it
@@ -71,9 +84,11 @@ class Job:
 class Spawner:
     """Starts processes on a node's orders and reports their ends."""
 
-    def __init__(self, node: socket.socket, idmap: int | None) -> None:
+    def __init__(self, node: socket.socket, *, place: str, user: int | None) -> None:
         self._node = node
-        self._idmap = idmap
+        self._place, self._user, self._idmap = place, user, _idmap(user)
+        self._interpreters: dict[int, Interpreter] = {}
+        self._mounter: tuple[int, socket.socket] | None = None
         self._jobs: dict[int, Job] = {}
         self._pids: dict[int, Job] = {}
         self._statuses: dict[int, Job] = {}
@@ -103,8 +118,10 @@ class Spawner:
             if descriptor == self._woken:
                 os.read(self._woken, 4096)
                 self._reap()
+            elif descriptor in self._statuses:
+                self._read_status(self._statuses[descriptor])
             elif descriptor != self._node.fileno():
-                self._read_status(self._statuses.get(descriptor))
+                self._hear(descriptor)
             elif event & select.POLLOUT:
                 self._flush()
             elif not self._ending:
@@ -123,14 +140,18 @@ class Spawner:
         if order["order"] == "prepare":
             self._prepare(order)
         elif order["order"] == "start":
-            self._start(order["number"], job, descriptors)
+            self._start(order, job, descriptors)
         elif job:
             (self._kill if order["order"] == "kill" else self._terminate)(job)
 
     def _prepare(self, order: dict[str, Any]) -> None:
         try:
-            job = self._fork(order)
-            self._jobs[job.number] = self._pids[job.outer] = job
+            if order["interpreter"] is None:
+                job = self._fork(order)
+                self._pids[job.outer] = job
+            else:
+                job = self._fork_from(order)
+            self._jobs[job.number] = job
         except OSError as error:
             self._fail(order["number"], "fork", error)
 
@@ -158,16 +179,117 @@ class Spawner:
         self._poll.register(ours, select.POLLIN)
         return job
 
-    def _start(self, number: int, job: Job | None, descriptors: list[int]) -> None:
+    def _fork_from(self, order: dict[str, Any]) -> Job:
+        interpreter = self._interpreters.get(order["interpreter"])
+        if interpreter is None:
+            raise OSError(errno.ESRCH, "its interpreter has ended")
+        groups = open_groups(order["cgroups"])
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        orders, request = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            interpreter.fork(order["number"], [request.fileno(), theirs, *groups])
+        except OSError:
+            os.close(ours)
+            orders.close()
+            raise
+        finally:
+            request.close()
+            close_all([theirs, *groups])
+        job = self._statuses[ours] = Job(order["number"], 0, ours, orders)
+        job.interpreter = interpreter
+        self._poll.register(ours, select.POLLIN)
+        return job
+
+    def _start(self, order: dict[str, Any], job: Job | None, descriptors: list[int]) -> None:
         if job is None:
-            self._fail(number, "prepare", OSError(errno.ESRCH, "it has ended before it was started"))
+            self._fail(order["number"], "prepare", OSError(errno.ESRCH, "it has ended before it was started"))
         else:
             job.started = time.monotonic()
             with contextlib.suppress(OSError):  # it has failed already, and said why
-                socket.send_fds(job.orders, [b"start"], descriptors)
+                self._hand_over(order, job, descriptors)
             job.orders.close()
-        for descriptor in descriptors:
-            os.close(descriptor)
+        close_all(descriptors)
+
+    def _hand_over(self, order: dict[str, Any], job: Job, descriptors: list[int]) -> None:
+        if job.interpreter is not None:
+            socket.send_fds(
+                self._mounting(), [json.dumps(order["mounts"]).encode()], [job.orders.fileno(), *descriptors]
+            )
+        elif order["code"]:
+            control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            *streams, code = descriptors
+            self._interpreters[job.number] = Interpreter(job.number, control)
+            self._poll.register(control, select.POLLIN)
+            with theirs:
+                socket.send_fds(job.orders, [b"start"], [*streams, theirs.fileno(), code])
+        else:
+            socket.send_fds(job.orders, [b"start"], descriptors)
+
+    def _mounting(self) -> socket.socket:
+        """Give the line to the helper that mounts, which is started when it is needed."""
+        if self._mounter is None:
+            parent = os.getpid()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            pid = os.fork()
+            if pid == 0:
+                be_mounter(theirs, parent=parent, place=self._place, owner=self._user, idmap=self._idmap)
+            theirs.close()
+            self._mounter = pid, ours
+        return self._mounter[1]
+
+    def _hear(self, descriptor: int) -> None:
+        """Take what an interpreter says."""
+        fitting = (each for each in self._interpreters.values() if each.control.fileno() == descriptor)
+        interpreter = next(fitting, None)
+        if interpreter is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                words, descriptors = interpreter.hear()
+                if not words:
+                    self._lose(interpreter)
+                    return
+                self._note_reply(interpreter, words, descriptors)
+
+    def _note_reply(self, interpreter: Interpreter, words: list[str], descriptors: list[int]) -> None:
+        if words == ["ready"]:
+            self._tell(interpreter.number, "ready")
+            return
+        kind, number, *values = words
+        job = self._jobs.get(int(number))
+        if job is None:
+            close_all(descriptors)
+        elif kind == "forked":
+            job.process, pid = descriptors[0], pid_of(descriptors[0])
+            job.outer, job.inner = pid or 0, pid
+            if job.doomed:
+                self._kill(job)
+        elif kind == "failed":
+            self._tell(job.number, "failed", step="fork", why=os.strerror(int(values[0])), errno=int(values[0]))
+            self._conclude(job, 1)
+        elif kind == "ended":
+            job.cpu, job.peak = float(values[1]), int(values[2])
+            self._conclude(job, int(values[0]))
+
+    def _conclude(self, job: Job, code: int) -> None:
+        """Take note of the end of an interpreter's child."""
+        self._read_status(job)
+        job.code = code
+        if job.running:
+            job.exit_code = _from_shell(code)
+        self._finish(job)
+
+    def _lose(self, interpreter: Interpreter) -> None:
+        """Give up an interpreter that has ended, and with it the kernel all that was forked from it."""
+        self._poll.unregister(interpreter.control)
+        interpreter.control.close()
+        del self._interpreters[interpreter.number]
+        for job in [job for job in self._jobs.values() if job.interpreter is interpreter]:
+            self._read_status(job)
+            if not (job.doomed and job.running):
+                job.running = False
+                self._tell(job.number, "failed", step="go on", why="its interpreter has ended", errno=0)
+            self._conclude(job, -signal.SIGKILL)
 
     def _read_status(self, job: Job | None) -> None:
         """Read what the child or bubblewrap has to say: JSON lines."""
@@ -192,6 +314,9 @@ class Spawner:
             self._started(job)
         elif "monitor" in fact:
             job.monitored = True
+            self._started(job)
+        elif "running" in fact:
+            job.running = True
             self._started(job)
         elif "exit-code" in fact:
             job.exit_code = _from_shell(fact["exit-code"])
@@ -223,6 +348,10 @@ class Spawner:
                 break
             if pid == 0:
                 break
+            if self._mounter and pid == self._mounter[0]:
+                self._mounter[1].close()
+                self._mounter = None
+                continue
             if pid not in self._pids:
                 self._read_all()
             if job := self._pids.pop(pid, None):
@@ -267,6 +396,8 @@ class Spawner:
     def _finish(self, job: Job) -> None:
         self._close_status(job)
         job.orders.close()
+        if job.process is not None:
+            os.close(job.process)
         del self._jobs[job.number]
         status, wall = job.code, time.monotonic() - job.started
         ran = job.exit_code is not None or (status is not None and status < 0)
@@ -276,18 +407,25 @@ class Spawner:
 
     def _kill(self, job: Job) -> None:
         """End a process: without its outer process nothing of it is left (`_end_inner`, or monitor.py)."""
-        if job.code is None:
+        if job.interpreter is not None:
+            job.doomed = True
+            job.orders.close()  # it ends by itself if it waits for its start
+            if job.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(job.process, signal.SIGKILL)
+        elif job.code is None:
             os.kill(job.outer, signal.SIGTERM if job.monitored else signal.SIGKILL)
 
     def _terminate(self, job: Job) -> None:
-        for pid in descendants(job.inner or job.outer) or [job.outer]:
+        for pid in descendants(job.inner or job.outer) or [job.outer] if job.outer else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
     def _kill_strays(self) -> None:
         """Kill children that no job knows: what a killed outer process left before it told of its inner one."""
+        helper = self._mounter[0] if self._mounter else None
         for pid in children(os.getpid()):
-            if pid not in self._pids:
+            if pid not in self._pids and pid != helper:
                 os.kill(pid, signal.SIGKILL)
 
     def _tell(self, number: int, event: str, **facts: object) -> None:
@@ -322,13 +460,15 @@ def _idmap(user: int | None) -> int | None:
     return None
 
 
-def main(descriptor: int, user: int | None) -> None:
+def main(descriptor: int, place: str, user: int | None) -> None:
     """Serve the node at the other end of a socket; also end when the node's process dies without a word.
 
-    `user` is who isolated processes of a root node become.
+    `place` is an empty directory to mount at (mounter.py), `user` who isolated processes of a root node become.
     """
     staging.prctl(staging.PR_SET_CHILD_SUBREAPER, 1)
     staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGTERM)
+    with open("/proc/self/comm", "w") as name:
+        name.write("moorage-spawner")
     os.set_inheritable(descriptor, False)
     gc.disable()  # nothing here makes cycles, and a collection would copy the pages that children share
-    Spawner(socket.socket(fileno=descriptor), _idmap(user)).serve()
+    Spawner(socket.socket(fileno=descriptor), place=place, user=user).serve()

@@ -21,12 +21,14 @@ STAGE = "/tmp"  # noqa: S108 - there on every Linux (bubblewrap needs it too), a
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
+MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
 """The same on every architecture, as are all system calls since Linux 5.0."""
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,20 +74,46 @@ def enter_namespace(*, own_user: bool) -> None:
     mount("none", "/", flags=MS_SLAVE | MS_REC)
 
 
-def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None) -> None:
-    """Mount the sources at /tmp/0, /tmp/1, ... in their order.
+def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None, place: str = STAGE) -> None:
+    """Mount the sources at /tmp/0, /tmp/1, ... (or below another `place`) in their order.
 
     A mount is `{"source": PATH, "writable": BOOL}` or `{"lower": [PATH], "upper": PATH, "work": PATH, "make": [NAME]}`.
     `owner` is the user that writable directories of root are given to, `idmap` the namespace in which root's files
     are that user's, so that a process may change its own copy of a file that belongs to root.
     """
-    opened = [_open(item, owner) for item in mounts]
-    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-    for number, item in enumerate(opened):
-        if isinstance(item, int):
-            _bind(item, f"{STAGE}/{number}")
-        else:
-            _overlay(*item, f"{STAGE}/{number}", idmap)
+    held: list[int] = []
+    try:
+        opened = [_open(item, owner, held) for item in mounts]
+        mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+        for number, item in enumerate(opened):
+            if isinstance(item, int):
+                _bind(item, f"{place}/{number}")
+            else:
+                _overlay(*item, f"{place}/{number}", idmap)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def detached(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None, place: str) -> list[int]:
+    """Open mounts of the sources that are nowhere to be seen, for a process in another mount namespace to attach.
+
+    `place` is a directory that this mount namespace can do without.
+    """
+    stage(mounts, owner=owner, idmap=idmap, place=place)
+    try:
+        return [_open_clone(f"{place}/{number}", item) for number, item in enumerate(mounts)]
+    finally:
+        _check(_libc.umount2(os.fsencode(place), MNT_DETACH), place)
+
+
+def _open_clone(path: str, item: dict[str, Any]) -> int:
+    writable = item.get("writable", True)
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_RECURSIVE
+    tree = _check(_libc.syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags), path)
+    attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if writable else MOUNT_ATTR_RDONLY)
+    _set_attributes(tree, _MountAttr(set=attributes), AT_EMPTY_PATH | AT_RECURSIVE)
+    return tree
 
 
 def join(descriptor: int, kind: int) -> None:
@@ -126,30 +154,31 @@ def _namespaces(kinds: int, *names: str, root: tuple[int, int]) -> list[int]:
         os.waitpid(child, 0)
 
 
-def _open(item: dict[str, Any], owner: int | None) -> int | tuple[list[int], int, int]:
+def _open(item: dict[str, Any], owner: int | None, held: list[int]) -> int | tuple[list[int], int, int]:
     if "source" in item:
-        return _reach(item["source"], owner if item["writable"] else None)
-    lower = [_reach(path, None) for path in item["lower"]]
+        return _reach(item["source"], owner if item["writable"] else None, held)
+    lower = [_reach(path, None, held) for path in item["lower"]]
     for path in (item["work"], item["upper"], *(f"{item['upper']}/{name}" for name in item["make"])):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o755)
     for name in item["make"]:
-        os.close(_reach(f"{item['upper']}/{name}", owner))
-    return lower, _reach(item["upper"], owner), _open_work(item["work"])
+        _reach(f"{item['upper']}/{name}", owner, held)
+    return lower, _reach(item["upper"], owner, held), _open_work(item["work"], held)
 
 
-def _open_work(path: str) -> int:
+def _open_work(path: str, held: list[int]) -> int:
     """Open a work directory that was never used: `volatile` forbids to use one twice."""
-    work = _reach(path, None)
+    work = _reach(path, None, held)
     if not os.listdir(_path(work)):
         return work
     inner = f"{_path(work)}/{time.time_ns()}"
     os.mkdir(inner)
-    return _reach(inner, None)
+    return _reach(inner, None, held)
 
 
-def _reach(path: str, owner: int | None) -> int:
+def _reach(path: str, owner: int | None, held: list[int]) -> int:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    held.append(descriptor)
     if owner is not None and os.fstat(descriptor).st_uid == 0:
         os.chown(_path(descriptor), owner, owner)
     return descriptor
@@ -194,13 +223,16 @@ def _lower(tree: int, target: str, idmap: int | None) -> str:
     if idmap is None or os.fstat(tree).st_uid != 0:
         return _path(tree)
     copy = _check(_libc.syscall(SYS_OPEN_TREE, tree, b"", OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH))
-    attributes = _MountAttr(set=MOUNT_ATTR_IDMAP, ns=idmap)
-    size = ctypes.sizeof(attributes)
-    _check(_libc.syscall(SYS_MOUNT_SETATTR, copy, b"", AT_EMPTY_PATH, ctypes.byref(attributes), size))
+    _set_attributes(copy, _MountAttr(set=MOUNT_ATTR_IDMAP, ns=idmap), AT_EMPTY_PATH)
     os.mkdir(target)
     _check(_libc.syscall(SYS_MOVE_MOUNT, copy, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH))
     os.close(copy)
     return target
+
+
+def _set_attributes(tree: int, attributes: _MountAttr, flags: int) -> None:
+    size = ctypes.sizeof(attributes)
+    _check(_libc.syscall(SYS_MOUNT_SETATTR, tree, b"", flags, ctypes.byref(attributes), size))
 
 
 def _write(path: str, text: str) -> None:
