@@ -1,4 +1,4 @@
-"""Submit → first line of main.py, isolated, no warm pool, against a bare `bwrap … python main.py`.
+"""Submit → first line of main.py, isolated, against a bare `bwrap … python main.py`: started anew, and kept warm.
 
 Run: `uv run python -m bench.cold_start`.
 """
@@ -14,8 +14,13 @@ RUNS = 40
 MAIN = "import time\nprint(time.clock_gettime_ns(time.CLOCK_MONOTONIC), flush=True)\n"
 
 
-def main() -> float:
-    with server(cpus=2) as node, tempfile.TemporaryDirectory() as folder:
+def main() -> None:
+    measure("cold start, nothing kept warm", warm_interpreters=0, limit=1.6)
+    measure("start with a warm interpreter", warm_interpreters=4, limit=1.0)
+
+
+def measure(name: str, *, warm_interpreters: int, limit: float) -> float:
+    with server(cpus=2, warm_interpreters=warm_interpreters) as node, tempfile.TemporaryDirectory() as folder:
         app_id = node.app(MAIN)
         (Path(folder) / "main.py").write_text(MAIN)
         bare = bare_command(node.data_dir, Path(folder))
@@ -24,7 +29,7 @@ def main() -> float:
         for _ in range(RUNS):
             theirs.append(bare_start(bare))
             ours.append(our_start(node, connection, app_id))
-    return report("cold start", ours[5:], theirs[5:], limit=1.6)
+    return report(name, ours[5:], theirs[5:], limit=limit)
 
 
 def bare_start(command: list[str]) -> float:

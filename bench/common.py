@@ -80,12 +80,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(*, cpus: float, data_dir: Path | None = None) -> Iterator[Server]:
+def server(*, cpus: float, data_dir: Path | None = None, **settings: int) -> Iterator[Server]:
     """Run a node for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="moorage-bench-") as temporary:
         place = data_dir or Path(temporary) / "data"
         config = Path(temporary) / "node.toml"
-        config.write_text(f"cpus = {cpus}\nmemory = {1 << 40}\n")
+        lines = {"cpus": cpus, "memory": 1 << 40, **settings}
+        config.write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
         command = [MOORAGE, "serve", "--port", "0", "--data-dir", place, "--config", config]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:

@@ -250,6 +250,17 @@ async def test_an_interpreter_that_cannot_start_is_done_without(bubblewrap: Bubb
         await asyncio.sleep(0.2)
 
 
+async def test_an_interpreter_from_which_nothing_can_be_forked_is_given_up(
+    bubblewrap: Bubblewrap, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter = psutil.Process(await warmed(bubblewrap, app("")))
+    fork = bubblewrap._fork
+    monkeypatch.setattr(bubblewrap, "_fork", lambda *a: dataclasses.replace(fork(*a), targets=("/nowhere",)))
+    assert (await run(bubblewrap, app("print(FORKED)"))).lines == ["False"]
+    await eventually(lambda: not interpreter.is_running())
+    assert bubblewrap._interpreters.find(app("")) is None
+
+
 async def test_a_mount_that_fails_is_named_and_the_next_fork_works(bubblewrap: Bubblewrap, app: App) -> None:
     broken = app("")
     await warmed(bubblewrap, broken)

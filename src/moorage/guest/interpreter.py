@@ -15,7 +15,7 @@ The process that waits has every capability over its own sandbox, and no app eve
 The spawner (sandbox/spawner.py) speaks with it on a socket: `fork NUMBER` with descriptors (the socket on which the
 start will come, a pipe for facts, files of cgroups to enter), answered with `forked NUMBER` and a descriptor of the
 process, or `failed NUMBER ERRNO`, and in the end `ended NUMBER STATUS CPU PEAK`. The start comes with the request
-(sandbox/processes.py, Fork), the streams and the mounts; facts are those of sandbox/launch.py.
+(sandbox/requests.py, Fork), the streams and the mounts; facts are those of sandbox/launch.py.
 
 Standard library only, and of that what an app may well import again: it runs in the app's own Python.
 """

@@ -51,7 +51,8 @@ from moorage.sandbox.base import (
 )
 from moorage.sandbox.cgroups import Cgroups
 from moorage.sandbox.internet import NAME_SERVER
-from moorage.sandbox.processes import Fork, Launch, Running, Spawner
+from moorage.sandbox.processes import Running, Spawner
+from moorage.sandbox.requests import Fork, Launch
 from moorage.sandbox.rlimits import rlimits
 from moorage.sandbox.staging import STAGE
 from moorage.sandbox.warm import Interpreters, Kind
@@ -127,7 +128,10 @@ class Bubblewrap:
         if not self.features.overlay:
             mounts = await overlays.materialised(mounts, owner=_user())
         launch = self._launch(spec, mounts, self._program)
-        return await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
+        process = await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
+        if interpreter is not None:
+            self._interpreters.give_up(spec)
+        return process
 
     async def reap(self) -> int:
         """Kill everything that an earlier node on this data directory left running; return how many processes."""

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from moorage.sandbox import overlays
 from moorage.sandbox.base import HOME, OutputSink, Process, ProcessSpec
-from moorage.sandbox.processes import Launch, Spawner
+from moorage.sandbox.processes import Spawner
+from moorage.sandbox.requests import Launch
 from moorage.sandbox.rlimits import rlimits
 
 

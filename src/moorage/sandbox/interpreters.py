@@ -1,10 +1,16 @@
-"""The spawner's line to a warm interpreter; guest/interpreter.py is the other end. Standard library only."""
+"""The spawner's lines to warm interpreters (guest/interpreter.py) and to the helper that mounts for them (mounter.py).
+
+Standard library only.
+"""
 
 import contextlib
+import json
 import os
 import re
 import socket
+from typing import Any
 
+from moorage.sandbox.launch import be_mounter
 from moorage.sandbox.messages import NOW, receive
 
 
@@ -23,6 +29,36 @@ class Interpreter:
         """Take one reply as words and descriptors; no words when the interpreter is gone."""
         message, descriptors = receive(self.control, NOW)
         return message.decode(errors="replace").split(), descriptors
+
+
+class Mounter:
+    """The helper that mounts, started when it is needed."""
+
+    def __init__(self, *, place: str, owner: int | None, idmap: int | None) -> None:
+        self._settings: dict[str, Any] = {"place": place, "owner": owner, "idmap": idmap}
+        self._line: socket.socket | None = None
+        self.pid: int | None = None
+
+    def mount(self, mounts: list[dict[str, Any]], descriptors: list[int]) -> None:
+        """Have mounts made and passed on, with what else there is, to the process at the first descriptor."""
+        if self._line is None:
+            self._start()
+        assert self._line is not None
+        socket.send_fds(self._line, [json.dumps(mounts).encode()], descriptors)
+
+    def ended(self) -> None:
+        """Take note that the helper has ended: the next order starts another."""
+        if self._line is not None:
+            self._line.close()
+        self._line = self.pid = None
+
+    def _start(self) -> None:
+        parent = os.getpid()
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            be_mounter(theirs, parent=parent, **self._settings)
+        theirs.close()
 
 
 def pid_of(process: int) -> int | None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import json
-import marshal
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import moorage
 from moorage.errors import ArgumentsTooLong, MoorageError, SandboxUnavailable
@@ -24,6 +23,7 @@ from moorage.sandbox.base import SANDBOX_UID, Exit, OutputSink, ProcessSpec, Str
 from moorage.sandbox.cgroups import Cgroups, Group, Usage
 from moorage.sandbox.memory_files import memory_file, sealed
 from moorage.sandbox.messages import NOW, receive
+from moorage.sandbox.requests import Fork, Launch
 
 CHUNK = 64 << 10
 """What a pipe holds."""
@@ -35,48 +35,6 @@ HELPER = (
     "import sys; sys.path.append(sys.argv[1]); from moorage.sandbox.spawner import main; "
     "main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if sys.argv[4] else None)"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    """What the spawner is asked to start; launch.py describes the fields."""
-
-    kind: Literal["bubblewrap", "host"]
-    argv: tuple[str, ...]
-    program: str = ""
-    options: tuple[str, ...] = ()
-    env: dict[str, str] | None = None
-    cwd: str = "/"
-    user: int | None = None
-    rlimits: tuple[tuple[int, int], ...] = ()
-    mounts: tuple[dict[str, Any], ...] | None = None
-    seccomp: str | None = None
-    slirp: str | None = None
-
-    def encode(self) -> bytes:
-        """Write it down for the spawner."""
-        return marshal.dumps({name: getattr(self, name) for name in self.__slots__})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fork:
-    """What a warm interpreter is asked to start; guest/interpreter.py reads the fields but the first two."""
-
-    interpreter: int
-    mounts: tuple[dict[str, Any], ...]
-    targets: tuple[str, ...]
-    """Where the mounts go."""
-    argv: tuple[str, ...]
-    cwd: str
-    private: tuple[str, ...]
-    """Directories that are made anew, and hold `tmp` bytes each."""
-    tmp: int
-    rlimits: tuple[tuple[int, int], ...]
-    seccomp: bytes | None
-
-    def encode(self) -> bytes:
-        """Write it down for the interpreter, whose Python may be older or newer than ours."""
-        return marshal.dumps({name: getattr(self, name) for name in self.__slots__[2:]}, 2)
 
 
 @dataclass(slots=True, kw_only=True)

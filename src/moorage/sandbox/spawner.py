@@ -36,49 +36,14 @@ from collections import deque
 from typing import Any
 
 from moorage.sandbox import staging
-from moorage.sandbox.interpreters import Interpreter, close_all, open_groups, pid_of
-from moorage.sandbox.launch import be_mounter, launch
+from moorage.sandbox.interpreters import Interpreter, Mounter, close_all, open_groups, pid_of
+from moorage.sandbox.launch import launch
 from moorage.sandbox.messages import receive
-from moorage.sandbox.monitor import children, descendants
+from moorage.sandbox.monitor import children
+from moorage.sandbox.spawned import Job, from_shell
 
 LAST_CHANCE = 5.0
 """Seconds to wait for killed processes once the node is gone; the kernel may keep one for a disk."""
-
-
-class Job:
-    """A started process: `outer` is our child; `inner` is what bubblewrap made process 1 of its own world.
-
-    Where it is forked from a warm interpreter, both are process 1 of its own world, and not our child.
-    """
-
-    def __init__(self, number: int, outer: int, status: int, orders: socket.socket) -> None:
-        self.number = number
-        self.outer = outer
-        self.orders = orders
-        self.interpreter: Interpreter | None = None  # that it is forked from, if it is not our own child
-        self.process: int | None = None  # a descriptor of `outer`, where that is an interpreter's child
-        self.doomed = False
-        self.running = False
-        self.inner: int | None = None
-        self.inner_gone = False
-        self.monitored = False  # whether `outer` is a monitor (monitor.py), which ends what is below it
-        self.status: int | None = status
-        self.told = b""
-        self.started = time.monotonic()
-        self.code: int | None = None
-        self.exit_code: int | None = None
-        self.cpu = 0.0
-        self.peak = 0
-
-    @property
-    def over(self) -> bool:
-        """Whether every process of it is gone."""
-        return self.code is not None and (self.inner is None or self.inner_gone)
-
-    def count(self, usage: Any) -> None:
-        """Add what a process that has ended used."""
-        self.cpu += usage.ru_utime + usage.ru_stime
-        self.peak = max(self.peak, usage.ru_maxrss << 10)
 
 
 class Spawner:
@@ -86,9 +51,9 @@ class Spawner:
 
     def __init__(self, node: socket.socket, *, place: str, user: int | None) -> None:
         self._node = node
-        self._place, self._user, self._idmap = place, user, _idmap(user)
+        self._idmap = _idmap(user)
+        self._mounter = Mounter(place=place, owner=user, idmap=self._idmap)
         self._interpreters: dict[int, Interpreter] = {}
-        self._mounter: tuple[int, socket.socket] | None = None
         self._jobs: dict[int, Job] = {}
         self._pids: dict[int, Job] = {}
         self._statuses: dict[int, Job] = {}
@@ -109,7 +74,7 @@ class Spawner:
         self._poll.unregister(self._node)
         deadline = time.monotonic() + LAST_CHANCE
         for job in list(self._jobs.values()):
-            self._kill(job)
+            job.kill()
         while self._jobs and time.monotonic() < deadline:
             self._step(100)
 
@@ -142,7 +107,7 @@ class Spawner:
         elif order["order"] == "start":
             self._start(order, job, descriptors)
         elif job:
-            (self._kill if order["order"] == "kill" else self._terminate)(job)
+            (job.kill if order["order"] == "kill" else job.terminate)()
 
     def _prepare(self, order: dict[str, Any]) -> None:
         try:
@@ -212,9 +177,7 @@ class Spawner:
 
     def _hand_over(self, order: dict[str, Any], job: Job, descriptors: list[int]) -> None:
         if job.interpreter is not None:
-            socket.send_fds(
-                self._mounting(), [json.dumps(order["mounts"]).encode()], [job.orders.fileno(), *descriptors]
-            )
+            self._mounter.mount(order["mounts"], [job.orders.fileno(), *descriptors])
         elif order["code"]:
             control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             *streams, code = descriptors
@@ -225,31 +188,13 @@ class Spawner:
         else:
             socket.send_fds(job.orders, [b"start"], descriptors)
 
-    def _mounting(self) -> socket.socket:
-        """Give the line to the helper that mounts, which is started when it is needed."""
-        if self._mounter is None:
-            parent = os.getpid()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            pid = os.fork()
-            if pid == 0:
-                be_mounter(theirs, parent=parent, place=self._place, owner=self._user, idmap=self._idmap)
-            theirs.close()
-            self._mounter = pid, ours
-        return self._mounter[1]
-
     def _hear(self, descriptor: int) -> None:
         """Take what an interpreter says."""
-        fitting = (each for each in self._interpreters.values() if each.control.fileno() == descriptor)
-        interpreter = next(fitting, None)
-        if interpreter is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                words, descriptors = interpreter.hear()
-                if not words:
-                    self._lose(interpreter)
-                    return
-                self._note_reply(interpreter, words, descriptors)
+        for interpreter in [each for each in self._interpreters.values() if each.control.fileno() == descriptor]:
+            with contextlib.suppress(BlockingIOError):
+                while (reply := interpreter.hear())[0]:
+                    self._note_reply(interpreter, *reply)
+                self._lose(interpreter)
 
     def _note_reply(self, interpreter: Interpreter, words: list[str], descriptors: list[int]) -> None:
         if words == ["ready"]:
@@ -263,7 +208,7 @@ class Spawner:
             job.process, pid = descriptors[0], pid_of(descriptors[0])
             job.outer, job.inner = pid or 0, pid
             if job.doomed:
-                self._kill(job)
+                job.kill()
         elif kind == "failed":
             self._tell(job.number, "failed", step="fork", why=os.strerror(int(values[0])), errno=int(values[0]))
             self._conclude(job, 1)
@@ -276,7 +221,7 @@ class Spawner:
         self._read_status(job)
         job.code = code
         if job.running:
-            job.exit_code = _from_shell(code)
+            job.exit_code = from_shell(code)
         self._finish(job)
 
     def _lose(self, interpreter: Interpreter) -> None:
@@ -319,7 +264,7 @@ class Spawner:
             job.running = True
             self._started(job)
         elif "exit-code" in fact:
-            job.exit_code = _from_shell(fact["exit-code"])
+            job.exit_code = from_shell(fact["exit-code"])
         elif "status" in fact:
             job.exit_code = fact["status"]
 
@@ -348,9 +293,8 @@ class Spawner:
                 break
             if pid == 0:
                 break
-            if self._mounter and pid == self._mounter[0]:
-                self._mounter[1].close()
-                self._mounter = None
+            if pid == self._mounter.pid:
+                self._mounter.ended()
                 continue
             if pid not in self._pids:
                 self._read_all()
@@ -405,27 +349,10 @@ class Spawner:
             status = job.exit_code
         self._tell(job.number, "ended", status=status, ran=ran, wall=wall, cpu=job.cpu, peak=job.peak)
 
-    def _kill(self, job: Job) -> None:
-        """End a process: without its outer process nothing of it is left (`_end_inner`, or monitor.py)."""
-        if job.interpreter is not None:
-            job.doomed = True
-            job.orders.close()  # it ends by itself if it waits for its start
-            if job.process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(job.process, signal.SIGKILL)
-        elif job.code is None:
-            os.kill(job.outer, signal.SIGTERM if job.monitored else signal.SIGKILL)
-
-    def _terminate(self, job: Job) -> None:
-        for pid in descendants(job.inner or job.outer) or [job.outer] if job.outer else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
     def _kill_strays(self) -> None:
         """Kill children that no job knows: what a killed outer process left before it told of its inner one."""
-        helper = self._mounter[0] if self._mounter else None
         for pid in children(os.getpid()):
-            if pid not in self._pids and pid != helper:
+            if pid not in self._pids and pid != self._mounter.pid:
                 os.kill(pid, signal.SIGKILL)
 
     def _tell(self, number: int, event: str, **facts: object) -> None:
@@ -446,11 +373,6 @@ class Spawner:
         except BlockingIOError:
             pass
         self._poll.modify(self._node, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-
-
-def _from_shell(code: int) -> int:
-    """Turn bubblewrap's 128 + signal into minus the signal; an app that exits with such a code looks the same."""
-    return 128 - code if 128 < code <= 128 + signal.NSIG else code
 
 
 def _idmap(user: int | None) -> int | None:

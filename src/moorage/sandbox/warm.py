@@ -106,6 +106,14 @@ class Interpreters:
             known.starting = asyncio.get_running_loop().create_task(self._warm_up(kind, known))
         return None
 
+    def give_up(self, spec: ProcessSpec) -> None:
+        """End an interpreter from which a process that can be started could not be forked."""
+        kind = kind_of(spec)
+        known = self._kinds.get(kind) if kind else None
+        if known is not None and known.usable and known.running is not None:
+            known.running.kill()
+            known.running = None
+
     async def close(self) -> None:
         """End them all."""
         known, self._kinds = list(self._kinds.values()), {}
