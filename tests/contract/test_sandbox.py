@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from moorage.errors import ArgumentsTooLong, Invalid, SandboxUnavailable
-from moorage.sandbox.base import HOME, Overlay, ReadOnly, Sandbox, Writable
+from moorage.sandbox.base import HOME, Overlay, Process, ReadOnly, Sandbox, Writable
 from moorage.sandbox.bubblewrap import Bubblewrap, Features
 from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.supervise import supervise
@@ -295,6 +295,76 @@ class TestEnd:
 
         runs = await asyncio.gather(*(one(number) for number in range(40)))
         assert [ran.stdout.decode() for ran in runs] == [f"{number}\n{number}\n" for number in range(40)]
+
+
+SERVER = """
+import os, socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print(server.getsockname()[1], flush=True)
+while True:
+    connection, _ = server.accept()
+    if os.fork() == 0:
+        connection.sendall(sys.argv[2].encode())
+        while data := connection.recv(65536):
+            connection.sendall(data)
+        os._exit(0)
+    connection.close()
+"""
+
+
+async def a_server(sandbox: Sandbox, port: int, greeting: str) -> tuple[Process, int]:
+    """Start what listens on a port of its own network (0: any) and greets; tell which port."""
+    said: asyncio.Queue[bytes] = asyncio.Queue()
+    request = spec(PYTHON, "-c", SERVER, str(port), greeting)
+    process = await start(sandbox, request, lambda _stream, data: said.put_nowait(data))
+    return process, int(await asyncio.wait_for(said.get(), 30))
+
+
+class TestConnections:
+    async def test_what_listens_in_there_is_reached_and_carries_bytes_both_ways(self, sandbox: Sandbox) -> None:
+        process, port = await a_server(sandbox, 0, "hello ")
+        reader, writer = await asyncio.open_connection(sock=await process.connect(port))
+        block = os.urandom(4 << 20)
+        writer.write(block)
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(-1), 30) == b"hello " + block
+        writer.close()
+        process.kill()
+        await process.wait()
+
+    async def test_the_same_port_in_two_sandboxes_is_two_ports(self, bubblewrap: Bubblewrap) -> None:
+        servers = [await a_server(bubblewrap, 3000, greeting) for greeting in ("one", "two")]
+        heard = []
+        for process, _ in servers:
+            reader, writer = await asyncio.open_connection(sock=await process.connect(3000))
+            heard.append(await reader.readexactly(3))
+            writer.close()
+            process.kill()
+            await process.wait()
+        assert heard == [b"one", b"two"]
+
+    async def test_a_port_on_which_nothing_listens_is_refused(self, sandbox: Sandbox) -> None:
+        process, port = await a_server(sandbox, 0, "")
+        with pytest.raises(ConnectionRefusedError):
+            await process.connect(1 if port != 1 else 2)
+        process.kill()
+        await process.wait()
+
+    async def test_a_process_that_is_gone_cannot_be_reached(self, sandbox: Sandbox) -> None:
+        process, port = await a_server(sandbox, 0, "")
+        process.kill()
+        await process.wait()
+        with pytest.raises(ProcessLookupError):
+            await process.connect(port)
+
+    async def test_many_connections_at_once(self, bubblewrap: Bubblewrap) -> None:
+        process, _ = await a_server(bubblewrap, 3000, "x")
+        connections = await asyncio.gather(*(process.connect(3000) for _ in range(50)))
+        assert len({connection.fileno() for connection in connections}) == 50
+        for connection in connections:
+            connection.close()
+        process.kill()
+        assert (await process.wait()).status == -signal.SIGKILL
 
 
 class TestFigures:

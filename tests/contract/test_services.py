@@ -2,16 +2,15 @@
 
 import asyncio
 import dataclasses
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from moorage.errors import ServiceUnavailable
-from moorage.networks.base import ServiceSpec
+from moorage.networks.base import Endpoint, ServiceSpec, accepts
 from moorage.node.services import LocalServices
-from moorage.sandbox.base import SANDBOX_UID, Writable
+from moorage.sandbox.base import Writable
 from moorage.sandbox.opening import open_sandboxes
 from tests.sandboxing import PYTHON, spec
 
@@ -19,9 +18,7 @@ pytestmark = pytest.mark.anyio
 
 ECHO = """
 import os, socket, sys
-listener = socket.socket(socket.AF_UNIX)
-listener.bind("/run-here/echo.sock")
-listener.listen()
+listener = socket.create_server(("127.0.0.1", 3000))
 print("listening", flush=True)
 while True:
     connection, _ = listener.accept()
@@ -44,16 +41,12 @@ async def services(tmp_path: Path) -> AsyncIterator[LocalServices]:
         await sandboxes["bubblewrap"].close()
 
 
-def service(directory: Path, code: str = ECHO, **more: object) -> ServiceSpec:
-    directory.mkdir(exist_ok=True)
-    if os.geteuid() == 0:
-        os.chown(directory, SANDBOX_UID, SANDBOX_UID)
-    process = spec(PYTHON, "-c", code, mounts=(Writable(source=directory, target="/run-here"),))
-    return ServiceSpec(key="echo", process=process, socket=directory / "echo.sock", **more)
+def service(code: str = ECHO, **more: object) -> ServiceSpec:
+    return ServiceSpec(key="echo", process=spec(PYTHON, "-c", code), port=3000, **more)
 
 
-async def ask(socket: Path, text: str) -> str:
-    reader, writer = await asyncio.open_unix_connection(str(socket))
+async def ask(endpoint: Endpoint, text: str) -> str:
+    reader, writer = await asyncio.open_connection(sock=await endpoint.connect())
     writer.write(text.encode())
     answer = await reader.read()
     writer.close()
@@ -68,12 +61,12 @@ async def state(services: LocalServices, wanted: str) -> None:
     raise AssertionError(services.list())
 
 
-async def test_jobs_that_need_a_service_at_once_share_one_process(services: LocalServices, tmp_path: Path):
-    wanted = service(tmp_path / "s")
+async def test_jobs_that_need_a_service_at_once_share_one_process(services: LocalServices) -> None:
+    wanted = service()
 
     async def use(number: int) -> str:
         async with services.acquire(wanted) as endpoint:
-            return await ask(endpoint.socket, str(number))
+            return await ask(endpoint, str(number))
 
     answers = await asyncio.gather(*(use(number) for number in range(10)))
     assert {answer.split()[1] for answer in answers} == {str(number) for number in range(10)}
@@ -82,35 +75,85 @@ async def test_jobs_that_need_a_service_at_once_share_one_process(services: Loca
     assert (told.state, told.leases, told.restarts, told.log_tail) == ("ready", 0, 0, "listening\n")
 
 
-async def test_a_service_that_dies_is_started_again_when_it_is_next_needed(services: LocalServices, tmp_path: Path):
-    wanted = service(tmp_path / "s")
+async def test_a_service_that_dies_is_started_again_when_it_is_next_needed(services: LocalServices) -> None:
+    wanted = service()
     async with services.acquire(wanted) as endpoint:
-        await ask(endpoint.socket, "die")
+        await ask(endpoint, "die")
         await state(services, "failed")
     assert services.list()[0].reason == "Its process ended with status 3."
     async with services.acquire(wanted) as endpoint:
-        assert (await ask(endpoint.socket, "again")).endswith("again")
+        assert (await ask(endpoint, "again")).endswith("again")
     assert services.list()[0].restarts == 1
 
 
-async def test_a_service_that_cannot_start_says_what_it_said_last(services: LocalServices, tmp_path: Path):
+async def test_a_service_that_cannot_start_says_what_it_said_last(services: LocalServices) -> None:
     with pytest.raises(ServiceUnavailable, match=r"status 1.*no such model"):
-        async with services.acquire(service(tmp_path / "s", "raise SystemExit('no such model')")):
+        async with services.acquire(service("raise SystemExit('no such model')")):
             pass
 
 
-async def test_a_service_that_never_answers_is_given_up_and_ended(services: LocalServices, tmp_path: Path):
-    silent = service(tmp_path / "s", "import time; time.sleep(60)", ready_within=0.5)
+async def test_a_service_that_never_answers_is_given_up_and_ended(services: LocalServices) -> None:
+    silent = service("import time; time.sleep(60)", ready_within=0.5)
     with pytest.raises(ServiceUnavailable, match=r"did not answer within 0\.5 seconds"):
         async with services.acquire(silent):
             pass
     assert services.list()[0].state == "failed"
 
 
-async def test_a_service_that_nobody_needs_is_stopped_and_comes_back(services: LocalServices, tmp_path: Path):
-    wanted = service(tmp_path / "s", idle_after=0.1)
+async def test_a_service_that_nobody_needs_is_stopped_and_comes_back(services: LocalServices) -> None:
+    wanted = service(idle_after=0.1)
     async with services.acquire(wanted):
         pass
     await state(services, "stopped")
     async with services.acquire(dataclasses.replace(wanted)) as endpoint:
-        assert (await ask(endpoint.socket, "back")).endswith("back")
+        assert (await ask(endpoint, "back")).endswith("back")
+
+
+async def test_two_services_listen_on_the_same_port_without_meeting(services: LocalServices) -> None:
+    one, two = service(), dataclasses.replace(service(), key="other")
+    async with services.acquire(one) as first, services.acquire(two) as second:
+        assert (await ask(first, "1")).split()[1] == "1"
+        assert (await ask(second, "2")).split()[1] == "2"
+
+
+async def test_a_service_is_ready_when_its_own_check_says_so(services: LocalServices) -> None:
+    asked: list[str] = []
+
+    async def ready(endpoint: Endpoint) -> bool:
+        if await accepts(endpoint):
+            asked.append(await ask(endpoint, "ready?"))
+        return len(asked) == 3
+
+    async with services.acquire(service(ready=ready)):
+        assert len(asked) == 3
+
+
+async def test_a_kept_service_runs_without_anybody_and_comes_back_when_it_dies(services: LocalServices) -> None:
+    services.keep(service(idle_after=0.01))
+    await state(services, "ready")
+    async with services.acquire(service(idle_after=0.01)) as endpoint:
+        await ask(endpoint, "die")
+    for _ in range(500):
+        if services.list()[0].restarts == 1 and services.list()[0].state == "ready":
+            break
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.1)
+    assert (services.list()[0].restarts, services.list()[0].state) == (1, "ready")
+
+
+async def test_a_kept_service_that_cannot_start_is_tried_again_and_tells_why(
+    services: LocalServices, tmp_path: Path
+) -> None:
+    code = "import sys; open('/marks/x', 'a').write('x'); sys.exit('no luck')"
+    tmp_path.chmod(0o711)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    process = spec(PYTHON, "-c", code, mounts=(Writable(source=marks, target="/marks"),))
+    services.keep(ServiceSpec(key="echo", process=process, port=3000))
+    for _ in range(500):
+        if (marks / "x").exists() and len((marks / "x").read_text()) >= 2:
+            break
+        await asyncio.sleep(0.02)
+    assert len((marks / "x").read_text()) >= 2
+    assert "status 1" in str(services.list()[0].reason)
+    assert "no luck" in services.list()[0].log_tail

@@ -9,10 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from socket import socket
 from typing import Any, Protocol
 
 from moorage.blobs.base import Blobs
-from moorage.errors import SourceNotRecognized, UnknownNetwork
+from moorage.errors import ServiceUnavailable, SourceNotRecognized, UnknownNetwork
 from moorage.model.apps import App
 from moorage.model.callers import Caller
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
@@ -45,25 +46,38 @@ class Manifest:
     warnings: tuple[str, ...] = ()
 
 
+class Endpoint(Protocol):
+    """Where a service answers."""
+
+    async def connect(self) -> socket:
+        """Open a connection: a stream that does not block.
+
+        Raises ServiceUnavailable when nothing takes it.
+        """
+
+
+async def accepts(endpoint: Endpoint) -> bool:
+    """Tell whether a service takes connections: what there is to know of one whose protocol is unknown."""
+    try:
+        (await endpoint.connect()).close()
+    except ServiceUnavailable:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """A long-running process that answers on a Unix socket, shared by the jobs that name the same `key`."""
+    """A long-running process that listens on a port of its own loopback, shared by all that name the same `key`."""
 
     key: str
     process: ProcessSpec
-    socket: Path
-    """Where the process listens, as a path of this machine (below one of its writable mounts)."""
+    port: int
     isolation: str | None = None
+    ready: Callable[[Endpoint], Awaitable[bool]] = accepts
+    """Tells of a process that has started whether it can be used."""
     ready_within: float = 60.0
     idle_after: float = 60.0
-    """Seconds without a lease after which it is stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where a service answers."""
-
-    socket: Path
+    """Seconds without a lease after which it is stopped, unless it is kept."""
 
 
 class Services(Protocol):
@@ -71,6 +85,12 @@ class Services(Protocol):
 
     def acquire(self, spec: ServiceSpec) -> AbstractAsyncContextManager[Endpoint]:
         """Hold a ready service for as long as the context lasts, starting it if need be."""
+
+    def keep(self, spec: ServiceSpec) -> None:
+        """Start a service and keep it running, whether anybody needs it or not, until the node stops.
+
+        One that ends is started again, with a growing pause after each failure in a row.
+        """
 
 
 class Children(Protocol):

@@ -5,10 +5,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from socket import socket
 
 import structlog
 
-from moorage.errors import ServiceUnavailable, UnknownIsolation
+from moorage.errors import MoorageError, ServiceUnavailable, UnknownIsolation
 from moorage.model.ids import new_id
 from moorage.networks.base import Endpoint, ServiceSpec
 from moorage.sandbox.base import Process, Sandbox, Stream
@@ -19,6 +20,8 @@ PROBE_EVERY = 0.02
 """Seconds between two looks whether a starting service answers."""
 BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the first, second, … start after a failure; the last one is kept."""
+STABLE = 10.0
+"""Seconds that a service has to run for its end not to count as one failure more in a row."""
 TAIL = 8 * 1024
 
 
@@ -38,10 +41,13 @@ class ServiceState:
 
 @dataclass(slots=True, kw_only=True)
 class _Service:
+    """A service; as an endpoint, it is that of the process which runs now."""
+
     spec: ServiceSpec
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     process: Process | None = None
     ended: asyncio.Task[None] | None = None
+    keeper: asyncio.Task[None] | None = None
     leases: int = 0
     restarts: int = 0
     failures: int = 0
@@ -55,12 +61,20 @@ class _Service:
         self.tail += chunk
         del self.tail[:-TAIL]
 
+    async def connect(self) -> socket:
+        if self.process is None:
+            raise ServiceUnavailable(f"Service {self.spec.key} does not run.")
+        try:
+            return await self.process.connect(self.spec.port)
+        except OSError as error:
+            raise ServiceUnavailable(f"Service {self.spec.key} takes no connection: {error.strerror}.") from error
+
 
 class LocalServices:
-    """Starts a service when the first job needs it and stops it when none has for a while.
+    """Starts a service when the first job needs it and stops it when none has for a while, unless it is kept.
 
-    Implements `networks.base.Services`. A service that dies is started again when it is next needed, with a growing
-    pause after each failure in a row.
+    Implements `networks.base.Services`. A service that dies is started again when it is next needed, or at once if it
+    is kept, with a growing pause after each failure in a row.
     """
 
     def __init__(self, sandboxes: dict[str, Sandbox], isolation: str) -> None:
@@ -81,11 +95,17 @@ class LocalServices:
             async with service.lock:
                 if service.state != "ready":
                     await self._start(service)
-            yield Endpoint(socket=spec.socket)
+            yield service
         finally:
             service.leases -= 1
-            if not service.leases:
+            if not service.leases and service.keeper is None:
                 self._stop_later(service)
+
+    def keep(self, spec: ServiceSpec) -> None:
+        """Start a service and keep it running until the node stops."""
+        service = self._services.setdefault(spec.key, _Service(spec=spec))
+        if service.keeper is None:
+            service.keeper = asyncio.ensure_future(self._keep(service))
 
     def list(self) -> list[ServiceState]:
         """Tell of every service that was ever needed."""
@@ -104,21 +124,41 @@ class LocalServices:
 
     async def close(self) -> None:
         """Stop every service."""
+        keepers = [service.keeper for service in self._services.values() if service.keeper]
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
         for service in self._services.values():
             if service.idle is not None:
                 service.idle.cancel()
             self._stop(service)
         await asyncio.gather(*(service.ended for service in self._services.values() if service.ended))
 
+    async def _keep(self, service: _Service) -> None:
+        while True:
+            try:
+                async with service.lock:
+                    if service.state != "ready":
+                        await self._start(service)
+            except MoorageError as error:
+                service.reason = error.message
+                log.warning("service not available", service=service.spec.key, reason=error.message)
+            if service.ended is not None:
+                await asyncio.shield(service.ended)
+
     async def _start(self, service: _Service) -> None:
         await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
-        sandbox = self._sandbox(service.spec)
         if service.ended is not None:
             await service.ended  # of the one before: its end must not be taken for ours
-        service.spec.socket.unlink(missing_ok=True)
         service.state, service.reason = "starting", None
         service.restarts += service.started_at is not None
-        service.process = await sandbox.start(service.spec.process, name=new_id("svc"), output=service.log)
+        try:
+            sandbox = self._sandbox(service.spec)
+            service.process = await sandbox.start(service.spec.process, name=new_id("svc"), output=service.log)
+        except MoorageError as error:
+            service.state, service.reason = "failed", error.message
+            service.failures += 1
+            raise
         service.ended = asyncio.ensure_future(self._await_end(service, service.process))
         service.started_at = time.time()
         await self._await_ready(service)
@@ -126,8 +166,8 @@ class LocalServices:
     async def _await_ready(self, service: _Service) -> None:
         deadline = time.monotonic() + service.spec.ready_within
         while service.state == "starting":
-            if await _answers(service.spec):
-                service.state, service.failures = "ready", 0
+            if await service.spec.ready(service) and service.state == "starting":
+                service.state = "ready"
                 return
             if time.monotonic() > deadline:
                 service.reason = f"It did not answer within {service.spec.ready_within:g} seconds."
@@ -141,8 +181,9 @@ class LocalServices:
     async def _await_end(self, service: _Service, process: Process) -> None:
         ended = await process.wait()
         if service.process is process and service.state in {"starting", "ready"}:
+            if service.state == "ready":  # else whoever waits for it counts the failure
+                service.failures = 0 if ended.wall > STABLE else service.failures + 1
             service.state, service.reason = "failed", f"Its process ended with status {ended.status}."
-            service.spec.socket.unlink(missing_ok=True)
 
     def _stop_later(self, service: _Service) -> None:
         loop = asyncio.get_running_loop()
@@ -151,7 +192,6 @@ class LocalServices:
     def _stop(self, service: _Service, state: str = "stopped") -> None:
         if service.state in {"starting", "ready"}:
             service.state = state
-            service.spec.socket.unlink(missing_ok=True)
         if service.process is not None:
             service.process.kill()
 
@@ -160,13 +200,3 @@ class LocalServices:
         if name not in self._sandboxes:
             raise UnknownIsolation(f"This node has no sandbox called {name!r}.")
         return self._sandboxes[name]
-
-
-async def _answers(spec: ServiceSpec) -> bool:
-    try:
-        _, writer = await asyncio.open_unix_connection(str(spec.socket))
-    except OSError:
-        return False
-    writer.close()
-    await writer.wait_closed()
-    return True

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
 from typing import Literal, Protocol
 
 from moorage.model.limits import Limits
@@ -108,6 +109,13 @@ class Process(Protocol):
         """Wait until the first process has ended; what it left behind is killed, its streams are drained (≤ 1 s).
 
         Raises SandboxUnavailable if it turned out that the process could not be executed.
+        """
+
+    async def connect(self, port: int) -> socket:
+        """Connect to 127.0.0.1 and this port in the process's own network; give a stream that does not block.
+
+        The bytes take no way round: the connection is made in there and handed out.
+        Raises ConnectionRefusedError while nothing listens, another OSError when the process is gone.
         """
 
     def terminate(self) -> None:

@@ -19,6 +19,7 @@ A warm interpreter (guest/interpreter.py) gets two descriptors more: the spawner
 
 import _signal  # type: ignore[import-not-found]  # `signal` without its enumerations
 import contextlib
+import errno
 import marshal
 import os
 import resource
@@ -33,6 +34,8 @@ from moorage.sandbox.monitor import monitor, tell
 
 SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)))
 """Those that the spawner or Python itself treats in its own way."""
+REACH_WITHIN = 5.0
+"""Seconds for a connection to be taken; on a loopback only one whose listener is overwhelmed needs any."""
 
 
 def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent: int, idmap: int | None) -> NoReturn:
@@ -74,6 +77,25 @@ def be_mounter(orders: socket.socket, *, parent: int, idmap: int | None, **more:
         mounter.serve(orders, idmap=idmap, **more)
     finally:
         os._exit(1)
+
+
+def reach(port: int, reply: socket.socket, *, parent: int, network: int | None) -> NoReturn:
+    """Connect to a port on the loopback of a network namespace (None: ours) and send the connection as `reply`.
+
+    What fails is sent as the number of the error.
+    """
+    try:
+        staging.die_with(parent)
+        if network is not None:
+            staging.join_network(network)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
+            connection.settimeout(REACH_WITHIN)
+            connection.connect(("127.0.0.1", port))
+            socket.send_fds(reply, [b"0"], [connection.fileno()])
+    except OSError as error:
+        reply.send(str(error.errno or errno.ETIMEDOUT).encode())
+    finally:
+        os._exit(0)
 
 
 def _take(orders: socket.socket) -> dict[str, Any]:

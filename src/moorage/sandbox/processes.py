@@ -78,7 +78,7 @@ class Running:
     def __init__(
         self,
         number: int,
-        order: Callable[[str, int], None],
+        order: Callable[..., None],
         output: OutputSink,
         conclude: Callable[[], Awaitable[Usage]],
     ) -> None:
@@ -106,6 +106,23 @@ class Running:
         if isinstance(outcome, MoorageError):
             raise outcome
         return outcome
+
+    async def connect(self, port: int) -> socket.socket:
+        """Connect to 127.0.0.1 and this port in the process's own network; give a stream that does not block.
+
+        Raises ConnectionRefusedError while nothing listens, another OSError when the process is gone.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                self._order("connect", self.number, theirs.fileno(), port=port)
+            message, descriptors = await _answer(ours)
+        if not descriptors:
+            number = int(message or errno.ESRCH)
+            raise OSError(number, os.strerror(number))
+        connection = socket.socket(fileno=descriptors[0])
+        connection.setblocking(False)
+        return connection
 
     def terminate(self) -> None:
         """Ask every process of it to end (SIGTERM)."""
@@ -269,10 +286,11 @@ class Spawner:
             for descriptor in ours:
                 os.close(descriptor)
 
-    def _order(self, order: str, number: int) -> None:
+    def _order(self, order: str, number: int, *descriptors: int, **facts: int) -> None:
         if self._socket and number in self._running:
+            message = json.dumps({"order": order, "number": number, **facts}).encode()
             with contextlib.suppress(OSError):  # the helper is gone: `_on_readable` ends what it had
-                self._socket.send(json.dumps({"order": order, "number": number}).encode())
+                socket.send_fds(self._socket, [message], descriptors)
 
     async def _conclude(self, place: Place, after: Callable[[], object] | None) -> Usage:
         usage = Usage()
@@ -337,6 +355,18 @@ class Spawner:
         spare = self._spares.pop(interpreter, None)
         if spare and spare.group:
             await self.cgroups.remove(spare.group)
+
+
+async def _answer(line: socket.socket) -> tuple[bytes, list[int]]:
+    """Wait for a message with descriptors, or for the other end to be closed."""
+    loop = asyncio.get_running_loop()
+    come = asyncio.Event()
+    loop.add_reader(line, come.set)
+    try:
+        await come.wait()
+    finally:
+        loop.remove_reader(line)
+    return receive(line, NOW)
 
 
 def _start_helper(descriptor: int, place: Path) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ to. It takes orders on a Unix socket, answers with events, and ends everything t
                                                              fork, enter the cgroups, wait for the request
     {"order": "start", "mounts": [...]} and descriptors      become what the request says (launch.py)
     {"order": "terminate"}, {"order": "kill"}                signal all of it
+    {"order": "connect", "port": NUMBER} and a descriptor    connect within its network, answer on the descriptor
 
     {"event": "ready"}                                       a spare one has entered its cgroups; an interpreter waits
     {"event": "started", "inner": NUMBER | null}             with the first process of bubblewrap's own world
@@ -37,7 +38,7 @@ from typing import Any
 
 from moorage.sandbox import staging
 from moorage.sandbox.interpreters import Interpreter, Mounter, close_all, open_groups, pid_of
-from moorage.sandbox.launch import launch
+from moorage.sandbox.launch import launch, reach
 from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import children
 from moorage.sandbox.spawned import Job, from_shell
@@ -54,6 +55,7 @@ class Spawner:
         self._idmap = _idmap(user)
         self._mounter = Mounter(place=place, owner=user, idmap=self._idmap)
         self._interpreters: dict[int, Interpreter] = {}
+        self._errands: set[int] = set()
         self._jobs: dict[int, Job] = {}
         self._pids: dict[int, Job] = {}
         self._statuses: dict[int, Job] = {}
@@ -106,6 +108,8 @@ class Spawner:
             self._prepare(order)
         elif order["order"] == "start":
             self._start(order, job, descriptors)
+        elif order["order"] == "connect":
+            self._connect(order["port"], job, descriptors)
         elif job:
             (job.kill if order["order"] == "kill" else job.terminate)()
 
@@ -187,6 +191,23 @@ class Spawner:
                 socket.send_fds(job.orders, [b"start"], [*streams, theirs.fileno(), code])
         else:
             socket.send_fds(job.orders, [b"start"], descriptors)
+
+    def _connect(self, port: int, job: Job | None, descriptors: list[int]) -> None:
+        """Have a child connect; the end of the answer's line tells the node that there will be none."""
+        parent, network = os.getpid(), None
+        with socket.socket(fileno=descriptors[0]) as reply, contextlib.suppress(OSError):
+            if job is None:
+                return
+            if job.inner is not None:  # it cannot be another process's number: it is our child, or held by one
+                network = os.open(f"/proc/{job.inner}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    reach(port, reply, parent=parent, network=network)
+                self._errands.add(pid)
+            finally:
+                if network is not None:
+                    os.close(network)
 
     def _hear(self, descriptor: int) -> None:
         """Take what an interpreter says."""
@@ -296,6 +317,9 @@ class Spawner:
             if pid == self._mounter.pid:
                 self._mounter.ended()
                 continue
+            if pid in self._errands:
+                self._errands.discard(pid)
+                continue
             if pid not in self._pids:
                 self._read_all()
             if job := self._pids.pop(pid, None):
@@ -352,7 +376,7 @@ class Spawner:
     def _kill_strays(self) -> None:
         """Kill children that no job knows: what a killed outer process left before it told of its inner one."""
         for pid in children(os.getpid()):
-            if pid not in self._pids and pid != self._mounter.pid:
+            if pid not in self._pids and pid not in self._errands and pid != self._mounter.pid:
                 os.kill(pid, signal.SIGKILL)
 
     def _tell(self, number: int, event: str, **facts: object) -> None:

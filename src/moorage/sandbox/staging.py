@@ -22,6 +22,7 @@ STAGE = "/tmp"  # noqa: S108 - there on every Linux (bubblewrap needs it too), a
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
 MNT_DETACH = 2
+NS_GET_USERNS = 0xB701
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
@@ -119,6 +120,13 @@ def _open_clone(path: str, item: dict[str, Any]) -> int:
 def join(descriptor: int, kind: int) -> None:
     """Enter a namespace of this kind (CLONE_NEW...)."""
     _check(_libc.setns(descriptor, kind))
+
+
+def join_network(network: int) -> None:
+    """Enter a network namespace: as root at once, as anybody else by way of the user namespace that owns it."""
+    if os.geteuid() != 0:
+        join(_check(_libc.ioctl(network, ctypes.c_ulong(NS_GET_USERNS))), CLONE_NEWUSER)
+    join(network, CLONE_NEWNET)
 
 
 def idmap_namespace(owner: int) -> int:
