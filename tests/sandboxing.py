@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psutil
 
-from moorage.layers.python import add_hook
+from moorage.layers.python import make_base
 from moorage.model.limits import Limits
 from moorage.sandbox.base import Exit, Mount, OutputSink, Process, ProcessSpec, ReadOnly, Sandbox, Stream
 from moorage.sandbox.bubblewrap import Bubblewrap, Features
@@ -58,12 +58,25 @@ class Output:
         (self.stdout if stream == "stdout" else self.stderr).extend(data)
 
 
-def make_environment(directory: Path, script: str = EXECUTE) -> tuple[ReadOnly, ...]:
-    """Make a Python environment with `script` in it as run.py; give the mounts that a process needs to use it."""
-    subprocess.run([PYTHON, "-m", "venv", "--without-pip", directory], check=True)
-    add_hook(directory)
-    (directory / "run.py").write_text(script)
-    return (ReadOnly(source=directory, target=ENV), *(mount for mount in INTERPRETER if isinstance(mount, ReadOnly)))
+@dataclass(frozen=True)
+class Environment:
+    """What a process needs to use a Python environment, and what its interpreter needs to be kept warm."""
+
+    mounts: tuple[ReadOnly, ...]
+    interpreter: tuple[ReadOnly, ...]
+
+
+def make_environment(directory: Path, script: str = EXECUTE, packages: Mapping[str, str] | None = None) -> Environment:
+    """Make a Python environment with `script` in it as run.py, and files in site-packages."""
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", directory / "env"], check=True)
+    make_base(directory / "env", directory / "base")
+    (directory / "env" / "run.py").write_text(script)
+    (site_packages,) = (directory / "env" / "lib").glob("python3*/site-packages")
+    for name, text in (packages or {}).items():
+        (site_packages / name).write_text(text)
+    python = tuple(mount for mount in INTERPRETER if isinstance(mount, ReadOnly))
+    env, base = (ReadOnly(source=directory / name, target=ENV) for name in ("env", "base"))
+    return Environment(mounts=(env, *python), interpreter=(base, *python))
 
 
 class Forking:
@@ -71,9 +84,9 @@ class Forking:
 
     name = "bubblewrap"
 
-    def __init__(self, bubblewrap: Bubblewrap, runtime: tuple[ReadOnly, ...]) -> None:
+    def __init__(self, bubblewrap: Bubblewrap, environment: Environment) -> None:
         self.bubblewrap = bubblewrap
-        self._runtime = runtime
+        self._environment = environment
 
     @property
     def cgroups(self) -> Cgroups:
@@ -94,7 +107,8 @@ class Forking:
     async def start(self, request: ProcessSpec, *, name: str, output: OutputSink) -> Process:
         mounts = tuple(mount for mount in request.mounts if mount not in INTERPRETER)
         argv = (f"{ENV}/bin/python", f"{ENV}/run.py", *request.argv)
-        request = replace(request, argv=argv, mounts=mounts, runtime=self._runtime)
+        python = self._environment
+        request = replace(request, argv=argv, mounts=(*mounts, *python.mounts), interpreter=python.interpreter)
         if kind_of(request) and "\0" not in "".join(request.env.values()):
             await warmed(self.bubblewrap, request)
         return await self.bubblewrap.start(request, name=name, output=output)

@@ -17,6 +17,7 @@ from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.supervise import supervise
 from tests.sandboxing import (
     PYTHON,
+    Environment,
     Forking,
     Output,
     Ran,
@@ -70,12 +71,12 @@ for folder, _, names in sorted(os.walk(".")):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReadOnly, ...]:
-    return make_environment(tmp_path_factory.mktemp("python") / "env")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return make_environment(tmp_path_factory.mktemp("python"))
 
 
 @pytest.fixture
-async def sandboxes(tmp_path: Path, environment: tuple[ReadOnly, ...]) -> AsyncIterator[dict[str, Sandbox]]:
+async def sandboxes(tmp_path: Path, environment: Environment) -> AsyncIterator[dict[str, Sandbox]]:
     opened = await open_sandboxes(data_dir=tmp_path, run_dir=tmp_path / "run", warm=100)
     assert isinstance(opened["bubblewrap"], Bubblewrap)
     yield {**opened, "forked": Forking(opened["bubblewrap"], environment)}

@@ -1,9 +1,13 @@
 """Processes forked from a warm interpreter: they find what those find for which Python was started anew."""
 
+import ast
 import asyncio
+import contextlib
 import dataclasses
+import errno
 import json
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -11,11 +15,12 @@ import psutil
 import pytest
 
 from moorage.errors import SandboxUnavailable
+from moorage.guest import interpreter
 from moorage.sandbox import warm
 from moorage.sandbox.base import Overlay, ProcessSpec, ReadOnly
 from moorage.sandbox.bubblewrap import Bubblewrap
 from moorage.sandbox.opening import open_sandboxes
-from tests.sandboxing import ENV, Output, Ran, make_environment, run, spec, start, warmed
+from tests.sandboxing import ENV, Environment, Output, Ran, make_environment, run, small, start, warmed
 
 pytestmark = pytest.mark.anyio
 
@@ -25,9 +30,18 @@ FORKED = "_ctypes" in sys.modules
 del sys
 exec(open("/app/main.py").read())
 """
+PACKAGES = {
+    "package.py": "where = 'site-packages'",
+    "!first.pth": (
+        "import os, sys; sys.first = [os.getpid(), 'ctypes' in sys.modules, "
+        "open('/proc/self/status').read().split('CapPrm:')[1].split()[0]]\n"
+    ),
+    "zzz.pth": "import package; package.seen = 'by zzz.pth'\n/opt/env\n",
+}
 FACTS = """
-import sys, os
+import gc, os, sys
 found = {
+    "packages": [sys.first, sys.modules["package"].seen, gc.get_freeze_count(), sorted(sys.path_importer_cache)],
     "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "flags": list(sys.flags), "main": sorted(globals()),
     "modules": sorted(name for name in sys.modules if not name.startswith("_")),
     "interpreter": [sys.executable, sys.prefix, sys.base_prefix, sys.version],
@@ -41,7 +55,7 @@ found = {
     "environment": dict(os.environ), "private": [os.listdir(p) for p in ("/tmp", "/home/app", "/dev/shm", "/dev/pts")],
     "processes": sorted(name for name in os.listdir("/proc") if name.isdigit()),
 }
-import gc, resource, signal, socket, threading, locale
+import resource, signal, socket, threading, locale
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 mounts = {}
 for line in open("/proc/self/mountinfo"):
@@ -63,8 +77,8 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReadOnly, ...]:
-    return make_environment(tmp_path_factory.mktemp("python") / "env", RUN)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return make_environment(tmp_path_factory.mktemp("python"), RUN, PACKAGES)
 
 
 @pytest.fixture
@@ -79,7 +93,7 @@ App = Callable[..., ProcessSpec]
 
 
 @pytest.fixture
-def app(tmp_path: Path, runtime: tuple[ReadOnly, ...]) -> App:
+def app(tmp_path: Path, environment: Environment) -> App:
     """Describe a run of an app whose files are given; each run has a work directory of its own."""
     count = 0
 
@@ -91,11 +105,13 @@ def app(tmp_path: Path, runtime: tuple[ReadOnly, ...]) -> App:
         for name, text in {"main.py": main, **(files or {})}.items():
             (place / "app" / name).write_text(text)
         tree = Overlay(lower=(place / "app",), upper=place / "upper", work=place / "work", target="/app")
-        fields = {"mounts": (tree,), "cwd": "/app", "env": {"LANG": "C.UTF-8", "HOME": "/home/app"}, **more}
-        argv = (f"{ENV}/bin/python", f"{ENV}/run.py", *arguments)
-        described = spec(*argv, **fields)
+        fields = {"env": {"LANG": "C.UTF-8", "HOME": "/home/app"}, "limits": small(), **more}
         return ProcessSpec(
-            argv=argv, cwd="/app", env=described.env, mounts=(tree,), runtime=runtime, stdin=described.stdin
+            argv=(f"{ENV}/bin/python", f"{ENV}/run.py", *arguments),
+            cwd="/app",
+            mounts=(tree, *environment.mounts),
+            interpreter=environment.interpreter,
+            **fields,
         )
 
     return describe
@@ -118,6 +134,56 @@ async def test_everything_that_an_app_can_ask_about_itself_is_the_same(bubblewra
     assert {name: found[name] for name in expected if found[name] != expected[name]} == {}
 
 
+async def test_code_of_packages_runs_without_any_privilege(bubblewrap: Bubblewrap, app: App) -> None:
+    ran = await forked(bubblewrap, app("import sys; print(sys.first)"))
+    assert ran.lines == [str([2, False, "0" * 16])]
+
+
+@pytest.mark.parametrize("open_files", [5, 6, 8, 20])
+async def test_no_descriptor_is_left_however_few_an_app_may_have(
+    bubblewrap: Bubblewrap, app: App, open_files: int
+) -> None:
+    main = """
+import os
+def kind(number):
+    try: return os.readlink(f"/proc/self/fd/{number}").split(":")[0]
+    except OSError: return None
+print([(number, kind(number)) for number in range(200) if kind(number)])
+"""
+    ran = await forked(bubblewrap, app(main, limits=small(open_files=open_files)))
+    (found,) = (ast.literal_eval(line) for line in ran.lines)
+    assert [kind for number, kind in found if number < 3] == ["/memfd", "pipe", "pipe"]
+    assert {kind for number, kind in found if number > 2} <= {"/opt/env/run.py"}
+
+
+async def test_what_belongs_to_the_kernel_is_read_only(bubblewrap: Bubblewrap, app: App) -> None:
+    main = """
+import os
+for name in ("sys", "sysrq-trigger", "irq", "bus"):
+    if os.path.exists(f"/proc/{name}"):
+        print(bool(os.statvfs(f"/proc/{name}").f_flag & os.ST_RDONLY))
+try: open("/proc/sys/net/ipv4/ip_forward", "w")
+except OSError as error: print(error.errno)
+"""
+    ran = await forked(bubblewrap, app(main))
+    assert set(ran.lines[:-1]) == {"True"}
+    assert int(ran.lines[-1]) in (errno.EROFS, errno.EACCES)
+
+
+def test_an_interpreter_that_cannot_wait_ends_instead_of_going_on(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, "print('the script ran')")
+    base = environment.interpreter[0].source
+    with Path(interpreter.__file__).open("rb") as code:
+        ran = subprocess.run(
+            [base / "bin" / "python", tmp_path / "env" / "run.py"],
+            env={interpreter.VARIABLE: str(code.fileno())},
+            pass_fds=[code.fileno()],  # but no socket of a spawner
+            capture_output=True,
+            check=False,
+        )
+    assert (ran.returncode, ran.stdout) == (1, b"")
+
+
 async def test_the_first_is_started_the_second_warms_up_and_later_ones_are_forked(
     bubblewrap: Bubblewrap, app: App
 ) -> None:
@@ -138,6 +204,7 @@ async def test_the_first_is_started_the_second_warms_up_and_later_ones_are_forke
         ("import os; os.abort()", -signal.SIGABRT),
         ("import os, signal; signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM),
         ("raise KeyboardInterrupt", -signal.SIGINT),
+        ("import os, time; os.kill(1, 2); time.sleep(0.1); print('on')", 0),
         ("import atexit; atexit.register(print, 'the end'); print('late', end='')", 0),
         ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), print('done'))).start()", 0),
         ("import os; os.fork(); print('both')", 0),
@@ -198,10 +265,13 @@ async def test_none_is_kept_where_none_is_wanted(tmp_path: Path, app: App) -> No
     assert [ran.lines for ran in runs] == [["False"]] * 4
 
 
-async def test_a_process_with_a_network_is_never_forked(bubblewrap: Bubblewrap, app: App) -> None:
+async def test_what_cannot_be_forked_is_started(bubblewrap: Bubblewrap, app: App, tmp_path: Path) -> None:
     request = app("")
+    hidden = ReadOnly(source=tmp_path, target="/home/app/.local")
     assert warm.kind_of(request) is not None
     assert warm.kind_of(dataclasses.replace(request, network="internet")) is None
+    assert warm.kind_of(dataclasses.replace(request, interpreter=(*request.interpreter, hidden))) is None
+    assert warm.kind_of(dataclasses.replace(request, argv=(*request.argv, "x" * 200_000))) is None
 
 
 async def test_no_more_are_kept_than_wanted(bubblewrap: Bubblewrap, app: App) -> None:
@@ -220,15 +290,78 @@ async def test_one_that_nobody_asks_for_is_ended(
     assert (await run(bubblewrap, app("print(FORKED)"))).lines == ["False"]
 
 
+async def test_one_that_nobody_asks_for_outlives_its_forks(
+    bubblewrap: Bubblewrap, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm, "IDLE", 0.3)
+    interpreter_ = psutil.Process(await warmed(bubblewrap, app("")))
+    ran = await run(bubblewrap, app("import time; time.sleep(1.2); print(FORKED)"))
+    assert (ran.exit.status, ran.lines) == (0, ["True"])
+    await eventually(lambda: not interpreter_.is_running())
+
+
+async def test_a_failed_fork_leaves_the_other_forks_alone(
+    bubblewrap: Bubblewrap, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = app("import sys, time; print('here', flush=True); time.sleep(0.7); print('done')")
+    await warmed(bubblewrap, request)
+    output, ready = Output(), asyncio.Event()
+    process = await start(bubblewrap, request, lambda stream, data: (output(stream, data), ready.set()))
+    await ready.wait()
+    fork = bubblewrap._fork
+    monkeypatch.setattr(bubblewrap, "_fork", lambda *a: dataclasses.replace(fork(*a), targets=("/nowhere",) * 2))
+    assert (await run(bubblewrap, app("print(FORKED)"))).lines == ["False"]
+    assert (await process.wait()).status == 0
+    assert output.stdout == b"here\ndone\n"
+
+
+async def test_mounts_that_hang_hold_up_nothing_else(bubblewrap: Bubblewrap, app: App) -> None:
+    request = app("print(FORKED)")
+    await warmed(bubblewrap, request)
+    await run(bubblewrap, app(""))
+    (mounter,) = [child for child in spawner().children() if child.name() == "moorage-spawner" and not child.children()]
+    mounter.suspend()
+    try:
+        waiting = [asyncio.create_task(run(bubblewrap, app("print(FORKED)"))) for _ in range(150)]
+        await asyncio.sleep(0.5)
+        alone = await start(bubblewrap, dataclasses.replace(request, interpreter=(), mounts=request.mounts), Output())
+        alone.kill()
+        await asyncio.wait_for(alone.wait(), 20)
+    finally:
+        mounter.resume()
+    assert {(await task).exit.status for task in waiting} == {0}
+
+
+async def test_limits_that_nothing_fits_in_leave_nothing_behind(bubblewrap: Bubblewrap, app: App) -> None:
+    if "memory" not in bubblewrap.cgroups.enforced:
+        pytest.skip("this user cannot make memory cgroups: there is nothing to be too small")
+    await forked(bubblewrap, app(""))
+    await asyncio.sleep(0.2)
+    before = len(spawner().children(recursive=True))
+    for _ in range(5):
+        with contextlib.suppress(SandboxUnavailable):
+            assert (await run(bubblewrap, app("", limits=small(memory=4096)))).exit.status != 0
+    await eventually(lambda: len(spawner().children(recursive=True)) <= before + 1)
+
+
+async def test_a_data_directory_may_be_called_anything(tmp_path: Path, app: App) -> None:
+    run_dir = tmp_path / "a,b:c d"
+    sandbox = (await open_sandboxes(data_dir=tmp_path, run_dir=run_dir, warm=1))["bubblewrap"]
+    assert isinstance(sandbox, Bubblewrap)
+    ran = await forked(sandbox, app("print(FORKED)"))
+    await sandbox.close()
+    assert ran.lines == ["True"]
+
+
 async def test_when_an_interpreter_is_killed_its_forks_end_and_the_next_process_runs(
     bubblewrap: Bubblewrap, app: App
 ) -> None:
     request = app("import time; print('here', flush=True); time.sleep(600)")
-    interpreter = await warmed(bubblewrap, request)
+    pid = await warmed(bubblewrap, request)
     ready = asyncio.Event()
     process = await start(bubblewrap, request, lambda _stream, _data: ready.set())
     await ready.wait()
-    psutil.Process(interpreter).kill()
+    psutil.Process(pid).kill()
     with pytest.raises(SandboxUnavailable, match="its interpreter has ended"):
         await process.wait()
     assert (await run(bubblewrap, app("print(FORKED)"))).lines == ["False"]
@@ -240,7 +373,7 @@ async def test_an_interpreter_that_cannot_start_is_done_without(bubblewrap: Bubb
         described = app("print(FORKED)")
         return ProcessSpec(
             argv=("/usr/bin/python3", *described.argv[1:]), cwd="/app", env={}, mounts=described.mounts,
-            runtime=described.runtime,
+            interpreter=described.interpreter,
         )  # fmt: skip
 
     if not Path("/usr/bin/python3").exists():
@@ -253,30 +386,34 @@ async def test_an_interpreter_that_cannot_start_is_done_without(bubblewrap: Bubb
 async def test_an_interpreter_from_which_nothing_can_be_forked_is_given_up(
     bubblewrap: Bubblewrap, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interpreter = psutil.Process(await warmed(bubblewrap, app("")))
+    interpreter_ = psutil.Process(await warmed(bubblewrap, app("")))
     fork = bubblewrap._fork
-    monkeypatch.setattr(bubblewrap, "_fork", lambda *a: dataclasses.replace(fork(*a), targets=("/nowhere",)))
+    monkeypatch.setattr(bubblewrap, "_fork", lambda *a: dataclasses.replace(fork(*a), targets=("/nowhere",) * 2))
     assert (await run(bubblewrap, app("print(FORKED)"))).lines == ["False"]
-    await eventually(lambda: not interpreter.is_running())
+    await eventually(lambda: not interpreter_.is_running())
     assert bubblewrap._interpreters.find(app("")) is None
 
 
 async def test_a_mount_that_fails_is_named_and_the_next_fork_works(bubblewrap: Bubblewrap, app: App) -> None:
     broken = app("")
     await warmed(bubblewrap, broken)
-    (tree,) = broken.mounts
+    await run(bubblewrap, app(""))
+    tree = broken.mounts[0]
     assert isinstance(tree, Overlay)
     (tree.lower[0] / "main.py").unlink()
     tree.lower[0].rmdir()
-    with pytest.raises(SandboxUnavailable, match=str(tree.lower[0])):
-        await run(bubblewrap, broken)
+    (mounter,) = [child for child in spawner().children() if child.name() == "moorage-spawner" and not child.children()]
+    before = mounts_of(mounter)
+    for _ in range(3):
+        with pytest.raises(SandboxUnavailable, match=str(tree.lower[0])):
+            await run(bubblewrap, broken)
+    assert mounts_of(mounter) == before
     assert (await forked(bubblewrap, app("print(FORKED)"))).lines == ["True"]
 
 
 async def test_helpers_hold_nothing_of_processes_that_have_ended(bubblewrap: Bubblewrap, app: App) -> None:
     await forked(bubblewrap, app(""))
-    (spawner,) = psutil.Process().children()
-    helpers = [spawner, *spawner.children()]
+    helpers = [spawner(), *spawner().children()]
     before = [helper.num_fds() for helper in helpers]
     for _ in range(10):
         await asyncio.gather(*(run(bubblewrap, app("import os; os.mkfifo('x')")) for _ in range(4)))
@@ -293,6 +430,15 @@ async def test_a_job_is_killed_before_it_has_begun(bubblewrap: Bubblewrap, app: 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await forked(bubblewrap, app("print(FORKED)"))).lines == ["True"]
+
+
+def spawner() -> psutil.Process:
+    (found,) = psutil.Process().children()
+    return found
+
+
+def mounts_of(process: psutil.Process) -> int:
+    return len(Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines())
 
 
 async def eventually(holds: Callable[[], bool]) -> None:

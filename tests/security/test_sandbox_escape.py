@@ -21,6 +21,7 @@ from moorage.sandbox.cgroups import Cgroups
 from tests.sandboxing import (
     ENV,
     PYTHON,
+    Environment,
     Forking,
     Output,
     alive,
@@ -67,14 +68,12 @@ NEW = {"user": 0x10000000, "mount": 0x20000, "pid": 0x20000000, "net": 0x4000000
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReadOnly, ...]:
-    return make_environment(tmp_path_factory.mktemp("python") / "env")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return make_environment(tmp_path_factory.mktemp("python"))
 
 
 @pytest.fixture(params=["bubblewrap", "forked"])
-def sandbox(
-    request: pytest.FixtureRequest, bubblewrap: Bubblewrap, environment: tuple[ReadOnly, ...]
-) -> Bubblewrap | Forking:
+def sandbox(request: pytest.FixtureRequest, bubblewrap: Bubblewrap, environment: Environment) -> Bubblewrap | Forking:
     """Try every way out twice: of a sandbox that bubblewrap makes, and of one that a warm interpreter makes."""
     return bubblewrap if request.param == "bubblewrap" else Forking(bubblewrap, environment)
 

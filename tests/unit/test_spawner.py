@@ -7,7 +7,7 @@ GONE = """
 import socket
 from moorage.sandbox.spawner import Spawner
 node, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-spawner = Spawner(ours, place="/", user=None)
+spawner = Spawner(ours, None)
 {before}
 spawner.serve()
 print("ended")

@@ -1,13 +1,14 @@
 """A warm Python interpreter: it waits in the middle of its own start, and forks for each process that is wanted.
 
-Python reads `HOOK` while it starts (a `.pth` file of the environment, layers/python.py), before it looks at the script
-that it was told to run. Where a descriptor is named in the environment, the hook executes this file, which waits.
-Each fork gets a world of its own and goes on with the start of Python as if it had just begun, so that the app finds
-what it would find in an interpreter that was started for it: no frames of ours, no modules of ours, its own arguments.
+It is started in a base environment (layers/python.py), in which nothing is installed but `HOOK`: a `.pth` file, which
+Python reads while it starts, before it looks at the script that it was told to run. The hook executes this file, which
+waits. Each fork gets a world of its own, in which the app's environment lies over the base, and goes on with the start
+of Python as if it had just begun. So the app finds what it would find in an interpreter that was started for it: its
+own packages and arguments, no frames of ours, no modules of ours.
 
-The process that waits has every capability over its own sandbox, and no app ever runs in it:
+The process that waits has every capability over its own sandbox; nothing of an app or its packages ever runs in it:
 
-    bubblewrap's sandbox: the machine's /usr, the Python environment, nothing of any job
+    bubblewrap's sandbox: the machine's /usr, a Python, the base environment, nothing of any job
     └─ the warm interpreter, which forks
        └─ process 1 of a job's own namespaces: makes its world, gives up all privileges for good, and forks
           └─ process 2: the app
@@ -20,6 +21,7 @@ process, or `failed NUMBER ERRNO`, and in the end `ended NUMBER STATUS CPU PEAK`
 Standard library only, and of that what an app may well import again: it runs in the app's own Python.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enumerations
 import _socket
 import ctypes
 import gc
@@ -37,11 +39,14 @@ if TYPE_CHECKING:  # `typing` is a slow import
 VARIABLE = "MOORAGE_INTERPRETER"
 NAME = "moorage"
 HOOK = (
-    f'import os, sys; os.environ.get("{VARIABLE}") and exec(open(int(os.environ.pop("{VARIABLE}")), "rb").read(), '
-    f'dict(__name__="{NAME}", modules=set(sys.modules)))\n'
+    f'import os, sys; os.environ.get("{VARIABLE}") and (exec(open(int(os.environ.pop("{VARIABLE}")), "rb").read(), '
+    f'dict(__name__="{NAME}", modules=set(sys.modules), importers=set(sys.path_importer_cache))), '
+    f"addsitedir(sitedir, known_paths))\n"
 )
+"""One line within site's own function: what it does last is to read the `.pth` files of the app's environment."""
 CONTROL, CODE = 100, 101
 """Descriptors of the warm interpreter: the spawner's socket, and this file."""
+HIGHEST = (1 << 31) - 1
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -56,15 +61,21 @@ KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def serve(modules: set[str]) -> None:
+def serve(modules: set[str], importers: set[str]) -> None:
     """Wait for work; return in each app's own process, ready to go on with the start of Python.
 
-    `modules` names what Python had imported before: an app may have modules that are called like those of ours.
+    The arguments name what Python had imported and where it had looked before: an app may have modules that are called
+    like those of ours.
     """
-    request = Interpreter().wait()
+    try:
+        request = Interpreter().wait()
+    except BaseException:  # with every capability, the start of Python must not go on
+        os._exit(1)
     for name in set(sys.modules) - modules:
         if not name.startswith("_"):  # written in C, and nobody's name for a module
             del sys.modules[name]
+    for path in set(sys.path_importer_cache) - importers:
+        del sys.path_importer_cache[path]
     sys.orig_argv[:] = request["argv"]
     sys.argv[:] = request["argv"][1:]
 
@@ -150,12 +161,15 @@ def become(orders: int, status: int, groups: list[int], *, keep: list[int]) -> "
         os.write(status, b'{"running": true}\n')
         _close_all_but(*keep)
         app = os.fork()
-    except BaseException as error:  # it must never go on as a second interpreter
-        os.write(status, _described(step, error))
-        os._exit(1)
-    if app:
-        _close_all_but()
-        os._exit(_wait_for(app))
+        if app:
+            _close_all_but()
+            os._exit(_wait_for(app))
+    except BaseException as error:
+        try:
+            os.write(status, _described(step, error))
+        finally:
+            os._exit(1)
+    gc.unfreeze()
     gc.enable()
     return request
 
@@ -241,6 +255,7 @@ def _filter(program: bytes) -> None:
 
 def _wait_for(app: int) -> int:
     """Bury whoever dies in this world, until the app does; give its status as a shell would."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # which means for a process 1 that it is ignored
     while True:
         pid, status = os.wait()
         if pid == app:
@@ -250,7 +265,7 @@ def _wait_for(app: int) -> int:
 
 def _described(step: str, error: BaseException) -> bytes:
     words = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    text = words.replace("\\", "/").replace('"', "'").replace("\n", " ")
+    text = "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in words)
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     return b'{"step": "%s", "why": "%s", "errno": %d}\n' % (step.encode(), text.encode(), number)
 
@@ -265,7 +280,7 @@ def _close_all_but(*wanted: int) -> None:
     for number in sorted(wanted):
         os.closerange(first, number)
         first = number + 1
-    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.closerange(first, HIGHEST)  # whatever the limit is now: it may have been higher
 
 
 def _is_open(number: int) -> bool:
@@ -301,4 +316,4 @@ def _check(result: int) -> None:
 
 
 if __name__ == NAME:
-    serve(globals()["modules"])
+    serve(globals()["modules"], globals()["importers"])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +45,8 @@ class PythonRuntime:
     """What a process needs to run in an environment."""
 
     mounts: tuple[ReadOnly, ...]
+    interpreter: tuple[ReadOnly, ...]
+    """What is mounted for an interpreter that waits for work in this environment; nothing if none can."""
     bin: str
     """The directory to put first in PATH."""
     python: str
@@ -58,9 +61,23 @@ def python_runtime(layer: Path) -> PythonRuntime:
     """
     facts = json.loads(layer.with_name("layer.json").read_bytes())
     shown_too = tuple(ReadOnly(source=Path(path), target=path) for path in facts["mounts"])
+    base = layer.with_name("base")
     return PythonRuntime(
-        mounts=(ReadOnly(source=layer, target=ENV), *shown_too), bin=f"{ENV}/bin", python=f"{ENV}/bin/python"
+        mounts=(ReadOnly(source=layer, target=ENV), *shown_too),
+        interpreter=(ReadOnly(source=base, target=ENV), *shown_too) if _starts_alike(layer, base) else (),
+        bin=f"{ENV}/bin",
+        python=f"{ENV}/bin/python",
     )
+
+
+def _starts_alike(env: Path, base: Path) -> bool:
+    """Tell whether packages have left alone what Python reads before it looks at them."""
+    try:
+        links = {path.joinpath("bin", "python").readlink() for path in (env, base)}
+        configurations = {path.joinpath("pyvenv.cfg").read_bytes() for path in (env, base)}
+    except OSError:
+        return False
+    return len(links) == len(configurations) == 1 and not (env / "bin" / "pyvenv.cfg").exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,20 +216,22 @@ async def _install(build: Build, lock: str) -> None:
     wheels = build.interpreter.wheels
     seed = ("--no-index", "--find-links", str(wheels), "pip", "setuptools") if wheels else SEED
     await build.uv("venv", ENV, "--python", str(build.interpreter.executable))
-    add_hook(build.place / "env")
+    await asyncio.to_thread(make_base, build.place / "env", build.directory / "base")
     await build.uv(*install, "--compile-bytecode", *seed, online=not wheels)
     if lock:
         packages = ("--no-deps", "--requirements", f"{PLACE}/requirements.lock")
         await build.uv(*install, "--compile-bytecode", *packages, online=True)
 
 
-def add_hook(env: Path) -> None:
-    """Let a warm interpreter wait for work, first of all that site does for an environment (guest/interpreter.py).
+def make_base(env: Path, base: Path) -> None:
+    """Copy an environment as the base in which a warm interpreter waits (guest/interpreter.py).
 
-    To be done before code of others has run in there: later a link could wait in its place.
+    To be done while nothing is installed in it: what packages bring may run in their own app only.
     """
-    for packages in (env / "lib").glob("python3.*/site-packages"):
-        (packages / "00-moorage.pth").write_text(HOOK)
+    shutil.copytree(env, base, symlinks=True)
+    for packages in (base / "lib").glob("python3.*/site-packages"):
+        (packages / "moorage.pth").write_text(HOOK)
+        (packages / "moorage.pth").chmod(0o644)
 
 
 def _publish(build: Build, target: Path) -> None:
@@ -223,6 +242,7 @@ def _publish(build: Build, target: Path) -> None:
     for directory in (staged, env):
         directory.chmod(0o755)
     env.rename(staged / "env")
+    (build.directory / "base").rename(staged / "base")
     facts = {"interpreter": build.interpreter.tag, "mounts": [str(mount.source) for mount in build.interpreter.mounts]}
     (staged / "layer.json").write_text(json.dumps(facts))
     publish(staged, target)

@@ -71,22 +71,17 @@ class ProcessSpec:
     env: Mapping[str, str]
     """The whole environment: nothing is inherited."""
     mounts: tuple[Mount, ...] = ()
-    runtime: tuple[ReadOnly, ...] = ()
-    """Further mounts: those of the Python environment that `argv` names first, and a script second.
+    interpreter: tuple[ReadOnly, ...] = ()
+    """What a Python needs to be started ahead of need; then `argv` begins with that Python and a script.
 
-    They say that the process may as well be forked from an interpreter that was started with the same environment,
-    directory, variables and script (guest/interpreter.py).
+    They say that the process may as well be forked from one that was started with these mounts and the same directory,
+    variables and script, and then sees its own `mounts` over them (guest/interpreter.py).
     """
     stdin: bytes = b""
     """The whole of standard input, ready before the start and followed by end of file."""
     limits: Limits = field(default_factory=Limits)
     network: Literal["none", "internet"] = "none"
     """`internet` is for building layers only: what the machine reaches of other machines, but nothing of its own."""
-
-    @property
-    def all_mounts(self) -> tuple[Mount, ...]:
-        """Everything that is mounted, in order."""
-        return (*self.mounts, *self.runtime)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

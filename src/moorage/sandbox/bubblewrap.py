@@ -24,7 +24,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ from moorage.sandbox.processes import Running, Spawner
 from moorage.sandbox.requests import Fork, Launch
 from moorage.sandbox.rlimits import rlimits
 from moorage.sandbox.staging import STAGE
-from moorage.sandbox.warm import Interpreters, Kind
+from moorage.sandbox.warm import Interpreters, Kind, own_mounts
 
 log = structlog.get_logger(__name__)
 
@@ -121,12 +121,13 @@ class Bubblewrap:
         if interpreter is not None:
             try:
                 fork = self._fork(spec, interpreter.number)
-                return await self._spawner.spawn(fork, spec, name=name, output=output, after=after)
+                forked = await self._spawner.spawn(fork, spec, name=name, output=output, after=after)
             except SandboxUnavailable as error:
                 log.warning("not forked from a warm interpreter", name=name, reason=error.message)
-        mounts = spec.all_mounts
-        if not self.features.overlay:
-            mounts = await overlays.materialised(mounts, owner=_user())
+            else:
+                self._interpreters.note(spec, forked)
+                return forked
+        mounts = spec.mounts if self.features.overlay else await overlays.materialised(spec.mounts, owner=_user())
         launch = self._launch(spec, mounts, self._program)
         process = await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
         if interpreter is not None:
@@ -143,13 +144,17 @@ class Bubblewrap:
         await self._spawner.stop()
         self.cgroups.close()
 
-    def _launch(self, spec: ProcessSpec, mounts: tuple[Mount, ...], program: str) -> Launch:
-        online = spec.network == "internet"
+    def _launch(
+        self, spec: ProcessSpec, mounts: tuple[Mount, ...], program: str, *, role: tuple[str, ...] = ORDINARY
+    ) -> Launch:
+        online, ordinary = spec.network == "internet", role is ORDINARY
         staged = online or _user() is not None or any(isinstance(mount, Overlay) for mount in mounts)
         sources = [f"{STAGE}/{number}" if staged else str(_source(mount)) for number, mount in enumerate(mounts)]
         etc = f"{STAGE}/{len(mounts)}" if staged else str(self._etc)
-        options = (*self._base, *ORDINARY, *self._options(spec, mounts, sources, etc))
-        argv = (*self._limiter(spec.limits), *spec.argv)
+        if ordinary and self.features.disable_userns:
+            role = (*role, "--disable-userns")
+        options = (*self._base, *role, *self._options(spec, mounts, sources, etc))
+        argv = (*self._limiter(spec.limits), *spec.argv) if ordinary else spec.argv
         _check(options, argv)
         return Launch(
             kind="bubblewrap",
@@ -157,25 +162,20 @@ class Bubblewrap:
             argv=argv,
             options=options,
             user=_user(),
-            rlimits=tuple(rlimits(spec.limits, self.cgroups.enforced)),
+            rlimits=tuple(rlimits(spec.limits, self.cgroups.enforced)) if ordinary else (),
             mounts=tuple(_staged(mount) for mount in (*mounts, self._etc)) if staged else None,
-            seccomp=str(self._seccomp) if self._seccomp else None,
+            seccomp=str(self._seccomp) if self._seccomp and ordinary else None,
             slirp=self._slirp if online else None,
         )
 
     async def _start_interpreter(self, kind: Kind) -> Running:
         """Start a warm interpreter: without anything of a job in its sandbox, and with power over that."""
         assert self._program is not None
-        spec = kind.spec
-        launch = self._launch(spec, spec.all_mounts, self._program)
         places = (word for target in kind.places for word in ("--dir", target))
-        variable = ("--setenv", VARIABLE, str(CODE))
-        options = [word for word in launch.options if word != "--disable-userns"]
-        at = options.index(ORDINARY[0])
-        options[at : at + len(ORDINARY)] = [*POWERFUL, *places, *variable]
-        launch = replace(launch, argv=spec.argv, options=tuple(options), seccomp=None, rlimits=())
+        role = (*POWERFUL, *places, "--setenv", VARIABLE, str(CODE))
+        launch = self._launch(kind.spec, kind.spec.mounts, self._program, role=role)
         code = Path(interpreter.__file__).read_bytes()
-        return await self._spawner.spawn(launch, spec, name=new_id("int"), output=_unheard, code=code)
+        return await self._spawner.spawn(launch, kind.spec, name=new_id("int"), output=_unheard, code=code)
 
     def _fork(self, spec: ProcessSpec, number: int) -> Fork:
         limits = [*rlimits(spec.limits, self.cgroups.enforced)]
@@ -183,8 +183,8 @@ class Bubblewrap:
             limits.append((resource.RLIMIT_NPROC, spec.limits.pids))
         return Fork(
             interpreter=number,
-            mounts=tuple(_staged(mount) for mount in spec.mounts),
-            targets=tuple(mount.target for mount in spec.mounts),
+            mounts=tuple(_staged(mount) for mount in own_mounts(spec)),
+            targets=tuple(mount.target for mount in own_mounts(spec)),
             argv=spec.argv,
             cwd=spec.cwd,
             private=PRIVATE,
@@ -200,8 +200,6 @@ class Bubblewrap:
         return (self._prlimit, f"--nproc={limits.pids}", "--")
 
     def _options(self, spec: ProcessSpec, mounts: tuple[Mount, ...], sources: list[str], etc: str) -> Iterator[str]:
-        if self.features.disable_userns:
-            yield "--disable-userns"
         yield from ("--ro-bind", etc, "/etc")
         yield from _network(spec.network)
         size = str(spec.limits.tmp)

@@ -41,7 +41,7 @@ class Host:
         home.mkdir(parents=True)
         remove = partial(shutil.rmtree, home, ignore_errors=True)
         try:
-            mounts = await overlays.materialised(spec.all_mounts, owner=None)
+            mounts = await overlays.materialised(spec.mounts, owner=None)
             places = {HOME: str(home)} | {mount.target: str(mount.source) for mount in mounts}
             launch = self._launch(spec, places)
         except BaseException:

@@ -34,17 +34,20 @@ class Interpreter:
 class Mounter:
     """The helper that mounts, started when it is needed."""
 
-    def __init__(self, *, place: str, owner: int | None, idmap: int | None) -> None:
-        self._settings: dict[str, Any] = {"place": place, "owner": owner, "idmap": idmap}
+    def __init__(self, *, owner: int | None, idmap: int | None) -> None:
+        self._owner, self._idmap = owner, idmap
         self._line: socket.socket | None = None
         self.pid: int | None = None
 
     def mount(self, mounts: list[dict[str, Any]], descriptors: list[int]) -> None:
-        """Have mounts made and passed on, with what else there is, to the process at the first descriptor."""
+        """Have mounts made and passed on, with what else there is, to the process at the first descriptor.
+
+        Raises OSError if the helper cannot be started or takes no more orders now.
+        """
         if self._line is None:
             self._start()
         assert self._line is not None
-        socket.send_fds(self._line, [json.dumps(mounts).encode()], descriptors)
+        socket.send_fds(self._line, [json.dumps(mounts).encode()], descriptors, socket.MSG_DONTWAIT)
 
     def ended(self) -> None:
         """Take note that the helper has ended: the next order starts another."""
@@ -54,11 +57,16 @@ class Mounter:
 
     def _start(self) -> None:
         parent = os.getpid()
-        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if self.pid == 0:
-            be_mounter(theirs, parent=parent, **self._settings)
-        theirs.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                be_mounter(theirs, parent=parent, owner=self._owner, idmap=self._idmap)
+        self._line, self.pid = ours, pid
 
 
 def pid_of(process: int) -> int | None:

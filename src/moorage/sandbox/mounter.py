@@ -2,7 +2,7 @@
 
 Such a process has its own mount namespace already, in which the sources of its mounts are not to be seen. So they are
 mounted here, in the order of their coming, and handed over as descriptors. Runs in a child of the spawner, apart from
-it: a slow disk holds up other mounts only. Standard library only.
+it: what a slow disk holds up are other processes that are forked, nothing else. Standard library only.
 """
 
 import json
@@ -14,11 +14,11 @@ from moorage.sandbox import staging
 from moorage.sandbox.messages import receive
 
 
-def serve(orders: socket.socket, *, place: str, owner: int | None, idmap: int | None) -> NoReturn:
+def serve(orders: socket.socket, *, owner: int | None, idmap: int | None) -> NoReturn:
     """Work until the spawner is gone.
 
     An order is a list of mounts (staging.py) with descriptors: the socket on which the process waits for its start, and
-    what it gets beside the mounts. `place` is a directory that nothing in here needs.
+    what it gets beside the mounts.
     """
     staging.enter_namespace(own_user=os.geteuid() != 0)
     while True:
@@ -28,7 +28,7 @@ def serve(orders: socket.socket, *, place: str, owner: int | None, idmap: int | 
         trees: list[int] = []
         with socket.socket(fileno=descriptors[0]) as process:
             try:
-                trees = staging.detached(json.loads(message), owner=owner, idmap=idmap, place=place)
+                trees = staging.detached(json.loads(message), owner=owner, idmap=idmap)
                 socket.send_fds(process, [b"start"], [*descriptors[1:], *trees])
             except OSError as error:
                 _tell(process, error)

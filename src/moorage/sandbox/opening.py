@@ -26,7 +26,7 @@ async def open_sandboxes(*, data_dir: Path, run_dir: Path, warm: int = 0) -> dic
     files = run_dir / "sandbox"
     cgroups = open_cgroups(blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest())
     filtered = await asyncio.to_thread(_make_files, files)
-    spawner = Spawner(cgroups, files / "mounts")
+    spawner = Spawner(cgroups)
     seccomp = files / "seccomp" if filtered else None
     bubblewrap = Bubblewrap(spawner, etc=files / "etc", seccomp=seccomp, warm=warm)
     await fit(bubblewrap, files)
@@ -68,6 +68,6 @@ async def _trial(bubblewrap: Bubblewrap, place: Path) -> Exit:
 def _make_files(files: Path) -> bool:
     if files.exists():
         shutil.rmtree(files)
-    (files / "mounts").mkdir(parents=True)
+    files.mkdir(parents=True)
     make_etc(files / "etc")
     return write_filter(files / "seccomp")

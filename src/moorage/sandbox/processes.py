@@ -33,7 +33,7 @@ STOP = 10.0
 LOST: dict[str, Any] = {"event": "ended", "ran": False}
 HELPER = (
     "import sys; sys.path.append(sys.argv[1]); from moorage.sandbox.spawner import main; "
-    "main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if sys.argv[4] else None)"
+    "main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)"
 )
 
 
@@ -172,10 +172,8 @@ class Running:
 class Spawner:
     """Starts processes through a small helper process, which is itself started when it is needed."""
 
-    def __init__(self, cgroups: Cgroups, place: Path) -> None:
-        """Mount for warm interpreters at `place`, an empty directory that nothing else needs."""
+    def __init__(self, cgroups: Cgroups) -> None:
         self.cgroups = cgroups
-        self._mount_place = place
         self._socket: socket.socket | None = None
         self._helper: subprocess.Popen[bytes] | None = None
         self._running: dict[int, Running] = {}
@@ -201,7 +199,7 @@ class Spawner:
         interpreter = launch.interpreter if isinstance(launch, Fork) else None
         stdin = await memory_file(spec.stdin)
         try:
-            running = self._expect(self._place(name, spec.limits, interpreter), output, after)
+            running = self._expect(await self._place(name, spec.limits, interpreter), output, after)
             mounts = launch.mounts if isinstance(launch, Fork) else ()
             self._send(running, launch.encode(), stdin, mounts=mounts, code=code)
         finally:
@@ -230,15 +228,29 @@ class Spawner:
         for spare in list(self._spares):
             await self._drop_spare(spare)
 
-    def _place(self, name: str, limits: Limits, interpreter: int | None) -> Place:
+    async def _place(self, name: str, limits: Limits, interpreter: int | None) -> Place:
         """Take the spare process, or have one made; its cgroup is called `name` and limited."""
+        if spare := self._take_spare(name, interpreter):
+            try:
+                return _limited(spare, limits)
+            except OSError:  # it takes up more than it may already
+                await self._give_back(spare)
+        place = None
         try:
-            place = self._take_spare(name, interpreter) or self._prepare(name, interpreter, spare=False)
-            if place.group:
-                place.group.limit(limits)
+            place = self._prepare(name, interpreter, spare=False)
+            return _limited(place, limits)
         except OSError as error:
+            if place is not None:
+                await self._give_back(place)
             raise SandboxUnavailable(f"No process could be prepared: {error}", retryable=True) from error
-        return place
+
+    async def _give_back(self, place: Place) -> None:
+        """End a process that waits for a start that will not come, and remove its cgroup."""
+        if self._socket:
+            with contextlib.suppress(OSError):
+                self._socket.send(json.dumps({"order": "kill", "number": place.number}).encode())
+        if place.group:
+            await self.cgroups.remove(place.group)
 
     def _take_spare(self, name: str, interpreter: int | None) -> Place | None:
         spare = self._spares.get(interpreter)
@@ -306,7 +318,7 @@ class Spawner:
         if self._socket is None:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self._helper = _start_helper(theirs.fileno(), self._mount_place)
+                self._helper = _start_helper(theirs.fileno())
             asyncio.get_running_loop().add_reader(self._socket, self._on_readable)
         return self._socket
 
@@ -357,6 +369,12 @@ class Spawner:
             await self.cgroups.remove(spare.group)
 
 
+def _limited(place: Place, limits: Limits) -> Place:
+    if place.group:
+        place.group.limit(limits)
+    return place
+
+
 async def _answer(line: socket.socket) -> tuple[bytes, list[int]]:
     """Wait for a message with descriptors, or for the other end to be closed."""
     loop = asyncio.get_running_loop()
@@ -369,7 +387,7 @@ async def _answer(line: socket.socket) -> tuple[bytes, list[int]]:
     return receive(line, NOW)
 
 
-def _start_helper(descriptor: int, place: Path) -> subprocess.Popen[bytes]:
+def _start_helper(descriptor: int) -> subprocess.Popen[bytes]:
     user = str(SANDBOX_UID) if os.geteuid() == 0 else ""
     return subprocess.Popen(
         [
@@ -380,7 +398,6 @@ def _start_helper(descriptor: int, place: Path) -> subprocess.Popen[bytes]:
             HELPER,
             str(Path(moorage.__path__[0]).parent),
             str(descriptor),
-            str(place),
             user,
         ],
         pass_fds=(descriptor,),

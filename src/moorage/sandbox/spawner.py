@@ -43,6 +43,8 @@ from moorage.sandbox.messages import receive
 from moorage.sandbox.monitor import children
 from moorage.sandbox.spawned import Job, from_shell
 
+OF_FORKS = {"ready", "running", "step", "why", "errno"}
+"""What an interpreter's child may say: it has no business with the numbers of other processes."""
 LAST_CHANCE = 5.0
 """Seconds to wait for killed processes once the node is gone; the kernel may keep one for a disk."""
 
@@ -50,10 +52,10 @@ LAST_CHANCE = 5.0
 class Spawner:
     """Starts processes on a node's orders and reports their ends."""
 
-    def __init__(self, node: socket.socket, *, place: str, user: int | None) -> None:
+    def __init__(self, node: socket.socket, user: int | None) -> None:
         self._node = node
         self._idmap = _idmap(user)
-        self._mounter = Mounter(place=place, owner=user, idmap=self._idmap)
+        self._mounter = Mounter(owner=user, idmap=self._idmap)
         self._interpreters: dict[int, Interpreter] = {}
         self._errands: set[int] = set()
         self._jobs: dict[int, Job] = {}
@@ -174,8 +176,11 @@ class Spawner:
             self._fail(order["number"], "prepare", OSError(errno.ESRCH, "it has ended before it was started"))
         else:
             job.started = time.monotonic()
-            with contextlib.suppress(OSError):  # it has failed already, and said why
+            try:
                 self._hand_over(order, job, descriptors)
+            except OSError as error:
+                if job.interpreter is not None:  # any other has failed already, and said why
+                    self._tell(job.number, "failed", step="mount", why=str(error), errno=error.errno)
             job.orders.close()
         close_all(descriptors)
 
@@ -223,7 +228,7 @@ class Spawner:
             return
         kind, number, *values = words
         job = self._jobs.get(int(number))
-        if job is None:
+        if job is None or job.interpreter is not interpreter:
             close_all(descriptors)
         elif kind == "forked":
             job.process, pid = descriptors[0], pid_of(descriptors[0])
@@ -252,7 +257,9 @@ class Spawner:
         del self._interpreters[interpreter.number]
         for job in [job for job in self._jobs.values() if job.interpreter is interpreter]:
             self._read_status(job)
-            if not (job.doomed and job.running):
+            killed = job.doomed and job.running
+            job.kill()  # the kernel is about to
+            if not killed:
                 job.running = False
                 self._tell(job.number, "failed", step="go on", why="its interpreter has ended", errno=0)
             self._conclude(job, -signal.SIGKILL)
@@ -267,7 +274,9 @@ class Spawner:
             self._close_status(job)
         *lines, job.told = job.told.split(b"\n")
         for line in lines:
-            self._note(job, json.loads(line))
+            fact = json.loads(line)
+            if job.interpreter is None or OF_FORKS.issuperset(fact):
+                self._note(job, fact)
 
     def _note(self, job: Job, fact: dict[str, Any]) -> None:
         if "step" in fact:
@@ -406,10 +415,10 @@ def _idmap(user: int | None) -> int | None:
     return None
 
 
-def main(descriptor: int, place: str, user: int | None) -> None:
+def main(descriptor: int, user: int | None) -> None:
     """Serve the node at the other end of a socket; also end when the node's process dies without a word.
 
-    `place` is an empty directory to mount at (mounter.py), `user` who isolated processes of a root node become.
+    `user` is who isolated processes of a root node become.
     """
     staging.prctl(staging.PR_SET_CHILD_SUBREAPER, 1)
     staging.prctl(staging.PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -417,4 +426,4 @@ def main(descriptor: int, place: str, user: int | None) -> None:
         name.write("moorage-spawner")
     os.set_inheritable(descriptor, False)
     gc.disable()  # nothing here makes cycles, and a collection would copy the pages that children share
-    Spawner(socket.socket(fileno=descriptor), place=place, user=user).serve()
+    Spawner(socket.socket(fileno=descriptor), user).serve()

@@ -75,8 +75,8 @@ def enter_namespace(*, own_user: bool) -> None:
     mount("none", "/", flags=MS_SLAVE | MS_REC)
 
 
-def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None, place: str = STAGE) -> None:
-    """Mount the sources at /tmp/0, /tmp/1, ... (or below another `place`) in their order.
+def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None) -> None:
+    """Mount the sources at /tmp/0, /tmp/1, ... in their order.
 
     A mount is `{"source": PATH, "writable": BOOL}` or `{"lower": [PATH], "upper": PATH, "work": PATH, "make": [NAME]}`.
     `owner` is the user that writable directories of root are given to, `idmap` the namespace in which root's files
@@ -85,27 +85,33 @@ def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | N
     held: list[int] = []
     try:
         opened = [_open(item, owner, held) for item in mounts]
-        mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+        mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
         for number, item in enumerate(opened):
             if isinstance(item, int):
-                _bind(item, f"{place}/{number}")
+                _bind(item, f"{STAGE}/{number}")
             else:
-                _overlay(*item, f"{place}/{number}", idmap)
+                _overlay(*item, f"{STAGE}/{number}", idmap)
     finally:
         for descriptor in held:
             os.close(descriptor)
 
 
-def detached(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None, place: str) -> list[int]:
-    """Open mounts of the sources that are nowhere to be seen, for a process in another mount namespace to attach.
-
-    `place` is a directory that this mount namespace can do without.
-    """
-    stage(mounts, owner=owner, idmap=idmap, place=place)
+def detached(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None) -> list[int]:
+    """Open mounts of the sources that are nowhere to be seen, for a process in another mount namespace to attach."""
+    covered = os.stat(STAGE).st_dev
+    trees: list[int] = []
     try:
-        return [_open_clone(f"{place}/{number}", item) for number, item in enumerate(mounts)]
+        stage(mounts, owner=owner, idmap=idmap)
+        for number, item in enumerate(mounts):
+            trees.append(_open_clone(f"{STAGE}/{number}", item))
+    except OSError:
+        for tree in trees:
+            os.close(tree)
+        raise
     finally:
-        _check(_libc.umount2(os.fsencode(place), MNT_DETACH), place)
+        if os.stat(STAGE).st_dev != covered:
+            _check(_libc.umount2(os.fsencode(STAGE), MNT_DETACH), STAGE)
+    return trees
 
 
 def _open_clone(path: str, item: dict[str, Any]) -> int:

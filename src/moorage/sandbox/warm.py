@@ -7,7 +7,7 @@ when it waits are forked from it. One that nobody asks for any more is ended.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -33,24 +33,32 @@ class Kind:
     argv: tuple[str, ...]
     cwd: str
     env: tuple[tuple[str, str], ...]
-    runtime: tuple[ReadOnly, ...]
+    interpreter: tuple[ReadOnly, ...]
     places: tuple[str, ...]
     """Directories that must be there for mounts."""
 
     @property
     def spec(self) -> ProcessSpec:
         """What to start for it."""
-        return ProcessSpec(argv=self.argv, cwd=self.cwd, env=dict(self.env), runtime=self.runtime, limits=LIMITS)
+        return ProcessSpec(argv=self.argv, cwd=self.cwd, env=dict(self.env), mounts=self.interpreter, limits=LIMITS)
 
 
 def kind_of(spec: ProcessSpec) -> Kind | None:
     """Tell of which kind a process is; None if it can only be started by itself."""
-    places = _places(spec.mounts)
+    places = _places(own_mounts(spec))
+    hidden = any(mount.target.startswith(PRIVATE) for mount in (*spec.mounts, *spec.interpreter))
     words = [len(word.encode(errors="surrogateescape")) for word in spec.argv]
     odd = max(words) > LONGEST_WORD or sum(words) > LONGEST_WORDS or "\0" in "".join(spec.argv)
-    if not spec.runtime or len(spec.argv) < 2 or spec.network != "none" or odd or places is None:
+    if not spec.interpreter or len(spec.argv) < 2 or spec.network != "none" or hidden or odd or places is None:
         return None
-    return Kind(argv=spec.argv[:2], cwd=spec.cwd, env=tuple(spec.env.items()), runtime=spec.runtime, places=places)
+    return Kind(
+        argv=spec.argv[:2], cwd=spec.cwd, env=tuple(spec.env.items()), interpreter=spec.interpreter, places=places
+    )
+
+
+def own_mounts(spec: ProcessSpec) -> tuple[Mount, ...]:
+    """Give the mounts of a process that its interpreter does not have already."""
+    return tuple(mount for mount in spec.mounts if mount not in spec.interpreter)
 
 
 def _places(mounts: tuple[Mount, ...]) -> tuple[str, ...] | None:
@@ -58,9 +66,9 @@ def _places(mounts: tuple[Mount, ...]) -> tuple[str, ...] | None:
     overlays = tuple(mount.target for mount in mounts if isinstance(mount, Overlay))
     within = tuple(f"{target}/" for target in overlays)
     others = [mount for mount in mounts if not isinstance(mount, Overlay) and not mount.target.startswith(within)]
-    places = (*overlays, *(mount.target for mount in others))
-    hidden = any(place.startswith(PRIVATE) for place in places)
-    return None if hidden or any(not mount.source.is_dir() for mount in others) else places
+    if any(not mount.source.is_dir() for mount in others):
+        return None
+    return (*overlays, *(mount.target for mount in others))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +77,7 @@ class _Interpreter:
     running: Running | None = None
     starting: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    forks: set[Running] = field(default_factory=set)
 
     @property
     def usable(self) -> bool:
@@ -86,6 +95,7 @@ class Interpreters:
     def __init__(self, start: Callable[[Kind], Awaitable[Running]], most: int) -> None:
         self._start, self._most = start, most
         self._kinds: dict[Kind, _Interpreter] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
     def find(self, spec: ProcessSpec) -> Running | None:
         """Give the interpreter to fork this process from, if one waits."""
@@ -102,17 +112,24 @@ class Interpreters:
             return known.running
         if known.lost:
             known.running = known.starting = None
+            known.forks = set()
         if known.starting is None and self._room():
             known.starting = asyncio.get_running_loop().create_task(self._warm_up(kind, known))
         return None
 
-    def give_up(self, spec: ProcessSpec) -> None:
-        """End an interpreter from which a process that can be started could not be forked."""
+    def note(self, spec: ProcessSpec, fork: Running) -> None:
+        """Remember a fork: its interpreter must not end before it."""
         kind = kind_of(spec)
         known = self._kinds.get(kind) if kind else None
-        if known is not None and known.usable and known.running is not None:
-            known.running.kill()
-            known.running = None
+        if known is not None:
+            known.forks = {other for other in known.forks if not other.over} | {fork}
+
+    def give_up(self, spec: ProcessSpec) -> None:
+        """Use an interpreter no more from which a process that can be started could not be forked."""
+        kind = kind_of(spec)
+        known = self._kinds.get(kind) if kind else None
+        if known is not None and not known.lost:
+            self._retire(known)
 
     async def close(self) -> None:
         """End them all."""
@@ -124,7 +141,10 @@ class Interpreters:
                 each.starting.cancel()
             if each.running:
                 each.running.kill()
-        await asyncio.gather(*(each.starting for each in known if each.starting), return_exceptions=True)
+        tasks = [each.starting for each in known if each.starting]
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._retiring, return_exceptions=True)
 
     def _room(self) -> bool:
         return sum(each.starting is not None for each in self._kinds.values()) < self._most
@@ -136,8 +156,9 @@ class Interpreters:
             await asyncio.wait_for(known.running.warm.wait(), READY_WITHIN)
         except (MoorageError, TimeoutError) as error:
             log.warning("no warm interpreter", python=kind.argv[0], reason=str(error) or "it did not get ready")
-            if known.running:
-                known.running.kill()
+            self._retire(known)
+        if self._kinds.get(kind) is not known:  # nobody asked for it meanwhile
+            self._retire(known)
 
     def _expire(self, kind: Kind, known: _Interpreter) -> None:
         """End an interpreter, or forget that it was asked for, when nobody has asked for it for a while."""
@@ -147,5 +168,17 @@ class Interpreters:
             return
         if self._kinds.get(kind) is known:
             del self._kinds[kind]
-        if known.running:
-            known.running.kill()
+        self._retire(known)
+
+    def _retire(self, known: _Interpreter) -> None:
+        """Offer an interpreter no more, and end it when its last fork has ended."""
+        if known.running is not None:
+            task = asyncio.get_running_loop().create_task(_end(known.running, known.forks))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        known.running, known.forks = None, set()
+
+
+async def _end(interpreter: Running, forks: set[Running]) -> None:
+    await asyncio.gather(*(fork.wait() for fork in forks), return_exceptions=True)
+    interpreter.kill()

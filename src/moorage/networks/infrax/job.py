@@ -69,8 +69,8 @@ def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
         },
-        mounts=_mounts(ctx, knobs),
-        runtime=runtime.mounts,
+        mounts=(*_mounts(ctx, knobs), *runtime.mounts),
+        interpreter=runtime.interpreter,
         stdin=arguments.stdin(knobs.kwargs_via),
         limits=ctx.job.spec.limits,
     )

@@ -1,0 +1,1 @@
+"""Ritual Infernet containers: HTTP services that answer `POST /service_output`."""
