@@ -345,6 +345,34 @@ async def test_a_package_that_swaps_the_environment_for_a_link_out_is_not_publis
     assert bench.left() == (0, [])
 
 
+async def test_nothing_that_a_package_brings_is_in_the_base_of_a_warm_interpreter(bench: Bench) -> None:
+    plant = "os.path.isdir('/opt/env') and open('/opt/env/lib/python3.11/site-packages/!x.pth', 'w').write('import os')"
+    env = bench.pythons.path(await bench.ensure(project(plant)))
+    packages = "lib/python3.11/site-packages"
+    assert (env / packages / "!x.pth").exists()
+    assert not (env / packages / "moorage.pth").exists()
+    assert [path.name for path in (env.with_name("base") / packages).iterdir()] == ["moorage.pth"]
+    assert python_runtime(env).interpreter[0].source == env.with_name("base")
+
+
+RENAME = """\
+(os.rename('/opt/env/bin/python', '/opt/env/bin/old'),
+ os.symlink('/..' + os.readlink('/opt/env/bin/old'), '/opt/env/bin/python'))"""
+
+
+@pytest.mark.parametrize(
+    "alteration",
+    [
+        "open('/opt/env/pyvenv.cfg', 'a').write('include-system-site-packages = true')",
+        RENAME,
+        "open('/opt/env/bin/pyvenv.cfg', 'w')",
+    ],
+)
+async def test_an_environment_that_starts_in_its_own_way_is_not_kept_warm(bench: Bench, alteration: str) -> None:
+    env = bench.pythons.path(await bench.ensure(project(f"os.path.isdir('/opt/env') and {alteration}")))
+    assert python_runtime(env).interpreter == ()
+
+
 async def test_what_a_package_makes_hard_to_remove_is_removed(bench: Bench) -> None:
     closed = "os.makedirs('/opt/tmp/closed/inner'); os.chmod('/opt/tmp/closed', 0); raise SystemExit('enough')"
     with pytest.raises(InstallFailed, match="enough"):
