@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from moorage.errors import AddressUnavailable, BadManifest, MoorageError, SourceNotFound
 from moorage.model.limits import GIB, MIB
-from moorage.networks.infernet.config import Config, Docker, Extras, Log, RateLimit, Results, assign_ports, read
+from moorage.networks.infernet.config import Config, Docker, Extras, Log, RateLimit, Results, read
+from moorage.networks.infernet.ports import assign_ports
 
 KEY = "59C6995E998F97A5A0044966F0945389DC9E86DAE88C7A8412F4603B6B78690D"
 BEARER = "tell-nobody-this"

@@ -1,11 +1,9 @@
 """An Infernet node's `config.json` (contract, section 3.1), and what this node adds to it."""
 
-import re
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, partial
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -14,23 +12,38 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     Field,
-    PlainValidator,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
 )
 from pydantic_core import from_json
 
 from moorage.blobs.names import shown
-from moorage.errors import AddressUnavailable, BadManifest, SourceNotFound
+from moorage.errors import BadManifest, SourceNotFound
 from moorage.model.limits import GIB, MIB
-from moorage.networks.manifest import Count, Size, unknown_key
+from moorage.networks.infernet.fields import (
+    BLANK,
+    NUMBER,
+    Address,
+    Amount,
+    Bearer,
+    Bytes,
+    ContainerId,
+    Folder,
+    HealthPath,
+    Pause,
+    Port,
+    Positive,
+    PrivateKey,
+    RpcUrl,
+    Source,
+    Url,
+    Variables,
+    Whole,
+    Words,
+)
+from moorage.networks.manifest import unknown_key
 
-CURVE_ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
-"""Private keys of Ethereum lie below it."""
 LOG_SIZE, MAX_BODY = ByteSize(GIB), ByteSize(16 * MIB)
-FALLBACK_PORTS = range(3999, 1023, -1)
-"""Host ports for containers whose own is taken, in this order."""
 FLAT = (
     "timeout", "stream_idle_timeout", "stream_timeout", "start_timeout", "health_path", "concurrency", "memory",
     "cpus", "pids", "string_output", "accept_error_status",
@@ -42,100 +55,6 @@ IGNORED = {
     "log_path": "use `log.path`",
 }
 """Top-level keys that have no meaning here, and what there is in their place."""
-
-
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports a ValueError with its place
-    return value
-
-
-def _null_if_blank(value: Any) -> Any:
-    return None if value == "" else value
-
-
-def _text(pattern: str, reason: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
-            raise ValueError(reason)
-        return value
-
-    return AfterValidator(check)
-
-
-def _hex(value: str, *, size: int) -> str:
-    digits = value.lower().removeprefix("0x")
-    if re.fullmatch(f"[0-9a-f]{{{2 * size}}}", digits) is None:
-        raise ValueError(f"must be {size} bytes in hex: 0x and {2 * size} digits")
-    return f"0x{digits}"
-
-
-def _private_key(value: str) -> str:
-    key = _hex(value, size=32)
-    if not 0 < int(key, 16) < CURVE_ORDER:
-        raise ValueError("is no valid private key")
-    return key
-
-
-def _source(value: Any) -> IPv4Network | IPv6Network:
-    try:
-        network = ip_network(value if isinstance(value, str) else "", strict=False)
-    except ValueError:
-        raise ValueError("must be an IP address or a range such as 10.0.0.0/8") from None
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < 96:
-        return network
-    return IPv4Network((mapped, network.prefixlen - 96))
-
-
-def _words(value: Any) -> list[str]:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError("must be a string as a shell would take it")
-    return shlex.split(value)
-
-
-def _environment(value: Any) -> dict[str, str]:
-    """Render values as the peer's container client does: Python's `str`, and nothing at all for null."""
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports a ValueError with its place
-    rendered = {name: str(item) for name, item in value.items() if item is not None}
-    if any(not name or "=" in name or "\0" in name + text for name, text in rendered.items()):
-        raise ValueError("a name is empty or holds `=`, or a name or value holds a NUL character")
-    return rendered
-
-
-def _folder(value: Path, info: ValidationInfo) -> Path:
-    assert info.context is not None
-    folder: Path = info.context["base"] / value
-    try:
-        found = folder.is_dir()
-    except OSError:  # a name that is too long, a folder that is not ours to look into
-        found = False
-    if not found:
-        raise ValueError("must be a folder; a relative path counts from where the file is")
-    return folder.absolute()
-
-
-_NUMBER = BeforeValidator(_no_switch)
-_BLANK = BeforeValidator(_null_if_blank)
-_BASE = AfterValidator(lambda url: url.rstrip("/"))  # paths are appended to it
-
-Whole = Annotated[int, Field(ge=0), _NUMBER]
-Positive = Annotated[Count, _NUMBER]
-Pause = Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER]
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
-Bytes = Annotated[Size, Field(lt=2**63), _NUMBER]
-Port = Annotated[int, Field(ge=1, le=65535), _NUMBER]
-Address = Annotated[str, AfterValidator(partial(_hex, size=20))]
-"""An Ethereum address, `0x` and small letters whatever the file has."""
-PrivateKey = Annotated[str, AfterValidator(_private_key)]
-Source = Annotated[IPv4Network | IPv6Network, PlainValidator(_source)]
-"""A range of client addresses; IPv4 in IPv6 is IPv4."""
-ContainerId = Annotated[str, _text(r"[^,\s\x00-\x1f\x7f]+", "must have at least one character, and no comma or blank")]
-Url = Annotated[str, _text(r"(https?://[^/\s]\S*)?", "must start with http:// or https:// and a host"), _BASE]
-RpcUrl = Annotated[str, _text(r"(https?|wss?)://[^/\s]\S*", "must start with http(s):// or ws(s):// and a host")]
-Bearer = Annotated[str, _text(r"[!-~]*", "must be visible ASCII characters without blanks")]
-HealthPath = Annotated[str, _text(r"/[!-~]*", "must start with `/` and have no blank")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +82,7 @@ class Extras:
     """Name of a sandbox; None is the node's own choice."""
     network: Literal["none", "internet"] = "none"
     """What it may reach."""
-    directory: Annotated[Annotated[Path, AfterValidator(_folder)] | None, _BLANK] = None
+    directory: Annotated[Folder | None, BLANK] = None
     """A local folder to run `command` in, instead of an image."""
 
 
@@ -176,7 +95,7 @@ class Container:
     url: Url = ""
     bearer: Bearer = field(default="", repr=False)
     port: Port = 3000
-    """The host port that the operator wants; see `assign_ports`."""
+    """The host port that the operator wants; see ports.py."""
     external: bool = True
     """Whether it may be first in a request."""
     gpu: bool = False
@@ -186,8 +105,8 @@ class Container:
     allowed_addresses: tuple[Address, ...] = ()
     allowed_delegate_addresses: tuple[Address, ...] = ()
     description: str = ""
-    command: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
-    env: Annotated[Mapping[str, str], BeforeValidator(_environment)] = field(default_factory=dict, repr=False)
+    command: Words = ()
+    env: Variables = field(default_factory=dict, repr=False)
     volumes: tuple[str, ...] = ()
     generates_proofs: bool = False
     moorage: Extras = Extras()
@@ -197,10 +116,10 @@ class Container:
 class Wallet:
     """`chain.wallet`."""
 
-    private_key: Annotated[PrivateKey | None, _BLANK] = field(default=None, repr=False)
+    private_key: Annotated[PrivateKey | None, BLANK] = field(default=None, repr=False)
     max_gas_limit: Positive = 5_000_000
     """Gas of a transaction only where its simulation failed and `allowed_sim_errors` let it pass."""
-    payment_address: Annotated[Address | None, _BLANK] = None
+    payment_address: Annotated[Address | None, BLANK] = None
     allowed_sim_errors: tuple[str, ...] = ()
 
 
@@ -223,9 +142,9 @@ class Chain:
     """`chain`; once `enabled`, `rpc_url`, `registry_address` and `wallet.private_key` are there."""
 
     enabled: bool = False
-    rpc_url: Annotated[RpcUrl | None, _BLANK] = field(default=None, repr=False)  # often holds an API key
+    rpc_url: Annotated[RpcUrl | None, BLANK] = field(default=None, repr=False)  # often holds an API key
     trail_head_blocks: Whole = 1
-    registry_address: Annotated[Address | None, _BLANK] = None
+    registry_address: Annotated[Address | None, BLANK] = None
     wallet: Annotated[Wallet, BeforeValidator(_object)] = Wallet()
     snapshot_sync: SnapshotSync = SnapshotSync()
 
@@ -259,7 +178,7 @@ class RateLimit:
 class Server:
     """`server`."""
 
-    port: Annotated[int, Field(ge=0, le=65535), _NUMBER] = 4000
+    port: Annotated[int, Field(ge=0, le=65535), NUMBER] = 4000
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     rate_limit: RateLimit = RateLimit()
     max_body: Bytes = MAX_BODY
@@ -325,22 +244,6 @@ def read(path: Path) -> Config:
     if problems:
         raise BadManifest("\n".join(f"{path}: `{key}`: {reason}." for key, reason in problems.items()))
     return config
-
-
-def assign_ports(wanted: Iterable[int], taken: Callable[[int], bool]) -> tuple[int, ...]:
-    """Give each container, in order, its own host port: the wanted one or the first free from 3999 down (section 2.1).
-
-    `taken` tells of a port whether something else on this machine has it.
-    Raises AddressUnavailable.
-    """
-    assigned: list[int] = []
-    for port in wanted:
-        free = (other for other in (port, *FALLBACK_PORTS) if other not in assigned and not taken(other))
-        chosen = next(free, None)
-        if chosen is None:
-            raise AddressUnavailable(f"Port {port} is taken, and so is every one from 3999 down to 1024.")
-        assigned.append(chosen)
-    return tuple(assigned)
 
 
 @cache
