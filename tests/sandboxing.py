@@ -125,8 +125,9 @@ async def warmed(bubblewrap: Bubblewrap, request: ProcessSpec) -> int:
     async with asyncio.timeout(30):
         while (found := bubblewrap._interpreters.find(request)) is None:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
-    assert found.inner is not None
-    return found.inner
+    found.end()
+    assert found.interpreter.inner is not None
+    return found.interpreter.inner
 
 
 def spec(

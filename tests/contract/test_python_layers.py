@@ -366,6 +366,7 @@ RENAME = """\
         "open('/opt/env/pyvenv.cfg', 'a').write('include-system-site-packages = true')",
         RENAME,
         "open('/opt/env/bin/pyvenv.cfg', 'w')",
+        "(os.rename('/opt/env/pyvenv.cfg', '/opt/env/cfg'), os.symlink('cfg', '/opt/env/pyvenv.cfg'))",
     ],
 )
 async def test_an_environment_that_starts_in_its_own_way_is_not_kept_warm(bench: Bench, alteration: str) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import signal
 import subprocess
@@ -313,6 +314,21 @@ async def test_a_failed_fork_leaves_the_other_forks_alone(
     assert (await run(bubblewrap, app("print(FORKED)"))).lines == ["False"]
     assert (await process.wait()).status == 0
     assert output.stdout == b"here\ndone\n"
+
+
+async def test_failed_forks_among_many_end_none_of_the_others(
+    bubblewrap: Bubblewrap, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await warmed(bubblewrap, app(""))
+    fork, count = bubblewrap._fork, itertools.count()
+
+    def sometimes_broken(*arguments: object) -> object:
+        made = fork(*arguments)  # type: ignore[arg-type]
+        return dataclasses.replace(made, targets=("/nowhere",) * 2) if next(count) % 5 == 3 else made
+
+    monkeypatch.setattr(bubblewrap, "_fork", sometimes_broken)
+    runs = await asyncio.gather(*(run(bubblewrap, app("import time; time.sleep(0.2)")) for _ in range(30)))
+    assert [ran.exit.status for ran in runs] == [0] * 30
 
 
 async def test_mounts_that_hang_hold_up_nothing_else(bubblewrap: Bubblewrap, app: App) -> None:

@@ -46,14 +46,13 @@ HOOK = (
 """One line within site's own function: what it does last is to read the `.pth` files of the app's environment."""
 CONTROL, CODE = 100, 101
 """Descriptors of the warm interpreter: the spawner's socket, and this file."""
-HIGHEST = (1 << 31) - 1
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_CAP_AMBIENT = 24, 38, 22, 47
 SECCOMP_MODE_FILTER, PR_CAP_AMBIENT_CLEAR_ALL, CAPABILITY_VERSION_3 = 2, 4, 0x20080522
-SYS_MOVE_MOUNT, MOVE_MOUNT_F_EMPTY_PATH, AT_FDCWD = 429, 4, -100
+SYS_MOVE_MOUNT, MOVE_MOUNT_F_EMPTY_PATH, AT_FDCWD, SYS_CLOSE_RANGE = 429, 4, -100, 436
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 """What is read-only there."""
@@ -125,7 +124,13 @@ class Interpreter:
         return None
 
     def _announce(self, number: bytes, pid: int) -> None:
-        process = os.pidfd_open(pid)
+        try:
+            process = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            self._control.send(b"failed %s %d" % (number, error.errno or 0))
+            return
         self._children[process] = number, pid
         self._poll.register(process, select.POLLIN)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", process))
@@ -278,9 +283,15 @@ def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
 def _close_all_but(*wanted: int) -> None:
     first = 3
     for number in sorted(wanted):
-        os.closerange(first, number)
+        if first < number:
+            _close_range(first, number - 1)
         first = number + 1
-    os.closerange(first, HIGHEST)  # whatever the limit is now: it may have been higher
+    _close_range(first, 0xFFFFFFFF)  # whatever the limit is now: it may have been higher
+
+
+def _close_range(first: int, last: int) -> None:
+    """Close descriptors by the kernel's own call: not every Python has been compiled to know it."""
+    _check(_libc.syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0))
 
 
 def _is_open(number: int) -> bool:

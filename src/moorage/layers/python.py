@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,20 +65,10 @@ def python_runtime(layer: Path) -> PythonRuntime:
     base = layer.with_name("base")
     return PythonRuntime(
         mounts=(ReadOnly(source=layer, target=ENV), *shown_too),
-        interpreter=(ReadOnly(source=base, target=ENV), *shown_too) if _starts_alike(layer, base) else (),
+        interpreter=(ReadOnly(source=base, target=ENV), *shown_too) if facts["warm"] else (),
         bin=f"{ENV}/bin",
         python=f"{ENV}/bin/python",
     )
-
-
-def _starts_alike(env: Path, base: Path) -> bool:
-    """Tell whether packages have left alone what Python reads before it looks at them."""
-    try:
-        links = {path.joinpath("bin", "python").readlink() for path in (env, base)}
-        configurations = {path.joinpath("pyvenv.cfg").read_bytes() for path in (env, base)}
-    except OSError:
-        return False
-    return len(links) == len(configurations) == 1 and not (env / "bin" / "pyvenv.cfg").exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,9 +234,33 @@ def _publish(build: Build, target: Path) -> None:
         directory.chmod(0o755)
     env.rename(staged / "env")
     (build.directory / "base").rename(staged / "base")
-    facts = {"interpreter": build.interpreter.tag, "mounts": [str(mount.source) for mount in build.interpreter.mounts]}
+    facts = {
+        "interpreter": build.interpreter.tag,
+        "mounts": [str(mount.source) for mount in build.interpreter.mounts],
+        "warm": _starts_alike(staged / "env", staged / "base"),
+    }
     (staged / "layer.json").write_text(json.dumps(facts))
     publish(staged, target)
+
+
+def _starts_alike(env: Path, base: Path) -> bool:
+    """Tell whether packages have left alone what Python reads before it looks at them.
+
+    What they have put in its place may be anything, and is not opened.
+    """
+    ours, theirs = (path / "pyvenv.cfg" for path in (base, env))
+    try:
+        status = theirs.lstat()
+        plain = stat.S_ISREG(status.st_mode) and status.st_size == ours.stat().st_size
+        links = {path.joinpath("bin", "python").readlink() for path in (env, base)}
+        return (
+            plain
+            and len(links) == 1
+            and not (env / "bin" / "pyvenv.cfg").exists()
+            and (theirs.read_bytes() == ours.read_bytes())
+        )
+    except OSError:
+        return False
 
 
 def _make_place(building: Path) -> Path:

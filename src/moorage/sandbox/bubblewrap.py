@@ -117,21 +117,25 @@ class Bubblewrap:
                 hint="Install it: apt install slirp4netns",
             )
         after = None if _user() else partial(overlays.open_work_directories, spec.mounts)
-        interpreter = self._interpreters.find(spec) if self.features.overlay else None
-        if interpreter is not None:
+        lease = self._interpreters.find(spec) if self.features.overlay else None
+        if lease is not None:
             try:
-                fork = self._fork(spec, interpreter.number)
+                fork = self._fork(spec, lease.interpreter.number)
                 forked = await self._spawner.spawn(fork, spec, name=name, output=output, after=after)
+                forked.when_over(lease.end)
             except SandboxUnavailable as error:
+                lease.end()
                 log.warning("not forked from a warm interpreter", name=name, reason=error.message)
+            except BaseException:
+                lease.end()
+                raise
             else:
-                self._interpreters.note(spec, forked)
                 return forked
         mounts = spec.mounts if self.features.overlay else await overlays.materialised(spec.mounts, owner=_user())
         launch = self._launch(spec, mounts, self._program)
         process = await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
-        if interpreter is not None:
-            self._interpreters.give_up(spec)
+        if lease is not None:
+            self._interpreters.give_up(lease)
         return process
 
     async def reap(self) -> int:

@@ -85,6 +85,8 @@ def reach(port: int, reply: socket.socket, *, parent: int, network: int | None) 
     What fails is sent as the number of the error.
     """
     try:
+        _forget_all_but(reply.fileno(), network)
+        _detach()
         staging.die_with(parent)
         if network is not None:
             staging.join_network(network)

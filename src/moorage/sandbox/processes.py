@@ -118,11 +118,15 @@ class Running:
                 self._order("connect", self.number, theirs.fileno(), port=port)
             message, descriptors = await _answer(ours)
         if not descriptors:
-            number = int(message or errno.ESRCH)
+            number = int(message or 0) or errno.ESRCH
             raise OSError(number, os.strerror(number))
         connection = socket.socket(fileno=descriptors[0])
         connection.setblocking(False)
         return connection
+
+    def when_over(self, callback: Callable[[], object]) -> None:
+        """Call back when nothing of it is left."""
+        self._over.add_done_callback(lambda _: callback())
 
     def terminate(self) -> None:
         """Ask every process of it to end (SIGTERM)."""

@@ -46,6 +46,19 @@ class Job:
         self.cpu += usage.ru_utime + usage.ru_stime
         self.peak = max(self.peak, usage.ru_maxrss << 10)
 
+    @property
+    def exists(self) -> bool:
+        """Whether `inner` is still its process's number, and nobody else's by now."""
+        try:
+            if self.process is not None:
+                signal.pidfd_send_signal(self.process, 0)
+                return True
+            with open(f"/proc/{self.inner}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            return False
+        return parent in {self.outer, os.getpid()}
+
     def kill(self) -> None:
         """End it: what its outer process leaves is ended by the spawner, by monitor.py or by the kernel."""
         if self.interpreter is not None:

@@ -110,7 +110,7 @@ class Spawner:
             self._prepare(order)
         elif order["order"] == "start":
             self._start(order, job, descriptors)
-        elif order["order"] == "connect":
+        elif order["order"] == "connect" and descriptors:
             self._connect(order["port"], job, descriptors)
         elif job:
             (job.kill if order["order"] == "kill" else job.terminate)()
@@ -174,6 +174,9 @@ class Spawner:
     def _start(self, order: dict[str, Any], job: Job | None, descriptors: list[int]) -> None:
         if job is None:
             self._fail(order["number"], "prepare", OSError(errno.ESRCH, "it has ended before it was started"))
+        elif len(descriptors) < 4 + order["code"]:
+            self._tell(job.number, "failed", step="start", why=os.strerror(errno.EMFILE), errno=errno.EMFILE)
+            job.orders.close()
         else:
             job.started = time.monotonic()
             try:
@@ -200,19 +203,19 @@ class Spawner:
     def _connect(self, port: int, job: Job | None, descriptors: list[int]) -> None:
         """Have a child connect; the end of the answer's line tells the node that there will be none."""
         parent, network = os.getpid(), None
-        with socket.socket(fileno=descriptors[0]) as reply, contextlib.suppress(OSError):
-            if job is None:
+        with contextlib.ExitStack() as stack:
+            reply = stack.enter_context(socket.socket(fileno=descriptors[0]))
+            stack.enter_context(contextlib.suppress(OSError))
+            if job is None or not (job.monitored or job.inner):
                 return
-            if job.inner is not None:  # it cannot be another process's number: it is our child, or held by one
+            if job.inner is not None:
                 network = os.open(f"/proc/{job.inner}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
+                stack.callback(os.close, network)
+            if job.inner is None or job.exists:
                 pid = os.fork()
                 if pid == 0:
                     reach(port, reply, parent=parent, network=network)
                 self._errands.add(pid)
-            finally:
-                if network is not None:
-                    os.close(network)
 
     def _hear(self, descriptor: int) -> None:
         """Take what an interpreter says."""
@@ -230,9 +233,11 @@ class Spawner:
         job = self._jobs.get(int(number))
         if job is None or job.interpreter is not interpreter:
             close_all(descriptors)
-        elif kind == "forked":
+        elif kind == "forked" and descriptors:
             job.process, pid = descriptors[0], pid_of(descriptors[0])
             job.outer, job.inner = pid or 0, pid
+            if job.running:
+                self._started(job)
             if job.doomed:
                 job.kill()
         elif kind == "failed":
@@ -292,7 +297,8 @@ class Spawner:
             self._started(job)
         elif "running" in fact:
             job.running = True
-            self._started(job)
+            if job.process is not None:  # else the interpreter is about to tell of it
+                self._started(job)
         elif "exit-code" in fact:
             job.exit_code = from_shell(fact["exit-code"])
         elif "status" in fact:

@@ -77,7 +77,8 @@ class _Interpreter:
     running: Running | None = None
     starting: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
-    forks: set[Running] = field(default_factory=set)
+    forks: set[asyncio.Future[None]] = field(default_factory=set)
+    """Done when a fork has ended."""
 
     @property
     def usable(self) -> bool:
@@ -89,16 +90,31 @@ class _Interpreter:
         return self.running is not None and self.running.warm.is_set() and self.running.over
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The promise that an interpreter outlives a fork of it that is about to be made."""
+
+    interpreter: Running
+    ended: asyncio.Future[None]
+    known: _Interpreter
+
+    def end(self) -> None:
+        """Give it back: the fork has ended, or was never made."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+        self.known.forks.discard(self.ended)
+
+
 class Interpreters:
     """Up to `most` warm interpreters, which `start` starts."""
 
     def __init__(self, start: Callable[[Kind], Awaitable[Running]], most: int) -> None:
         self._start, self._most = start, most
         self._kinds: dict[Kind, _Interpreter] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._busy: set[asyncio.Task[None]] = set()
 
-    def find(self, spec: ProcessSpec) -> Running | None:
-        """Give the interpreter to fork this process from, if one waits."""
+    def find(self, spec: ProcessSpec) -> Lease | None:
+        """Give the interpreter to fork this process from, if one waits; it does not end before the lease does."""
         kind = kind_of(spec) if self._most else None
         if kind is None:
             return None
@@ -108,28 +124,23 @@ class Interpreters:
             self._expire(kind, known)
             return None
         known.asked_at = now
-        if known.usable:
-            return known.running
+        if known.running is not None and known.usable:
+            lease = Lease(interpreter=known.running, ended=asyncio.get_running_loop().create_future(), known=known)
+            known.forks.add(lease.ended)
+            return lease
         if known.lost:
             known.running = known.starting = None
             known.forks = set()
         if known.starting is None and self._room():
             known.starting = asyncio.get_running_loop().create_task(self._warm_up(kind, known))
+            self._busy.add(known.starting)
+            known.starting.add_done_callback(self._busy.discard)
         return None
 
-    def note(self, spec: ProcessSpec, fork: Running) -> None:
-        """Remember a fork: its interpreter must not end before it."""
-        kind = kind_of(spec)
-        known = self._kinds.get(kind) if kind else None
-        if known is not None:
-            known.forks = {other for other in known.forks if not other.over} | {fork}
-
-    def give_up(self, spec: ProcessSpec) -> None:
+    def give_up(self, lease: Lease) -> None:
         """Use an interpreter no more from which a process that can be started could not be forked."""
-        kind = kind_of(spec)
-        known = self._kinds.get(kind) if kind else None
-        if known is not None and not known.lost:
-            self._retire(known)
+        if lease.known.running is lease.interpreter and not lease.known.lost:
+            self._retire(lease.known)
 
     async def close(self) -> None:
         """End them all."""
@@ -137,14 +148,11 @@ class Interpreters:
         for each in known:
             if each.timer:
                 each.timer.cancel()
-            if each.starting:
-                each.starting.cancel()
             if each.running:
                 each.running.kill()
-        tasks = [each.starting for each in known if each.starting]
-        for task in self._retiring:
+        for task in self._busy:
             task.cancel()
-        await asyncio.gather(*tasks, *self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._busy, return_exceptions=True)
 
     def _room(self) -> bool:
         return sum(each.starting is not None for each in self._kinds.values()) < self._most
@@ -174,11 +182,11 @@ class Interpreters:
         """Offer an interpreter no more, and end it when its last fork has ended."""
         if known.running is not None:
             task = asyncio.get_running_loop().create_task(_end(known.running, known.forks))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._busy.add(task)
+            task.add_done_callback(self._busy.discard)
         known.running, known.forks = None, set()
 
 
-async def _end(interpreter: Running, forks: set[Running]) -> None:
-    await asyncio.gather(*(fork.wait() for fork in forks), return_exceptions=True)
+async def _end(interpreter: Running, forks: set[asyncio.Future[None]]) -> None:
+    await asyncio.gather(*forks)
     interpreter.kill()
