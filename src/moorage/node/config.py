@@ -41,7 +41,7 @@ class NodeConfig(BaseModel):
         4,
         ge=0,
         description="Python environments for which an interpreter is kept waiting, once two jobs within a minute used "
-        "them; each takes some 10 MiB. 0 starts Python anew for every job.",
+        "them; each takes some 7 MiB. 0 starts Python anew for every job.",
     )
     max_timeout: float = Field(86_400.0, gt=0, description="Longest execution timeout, in seconds, a job may have.")
     hidden_accepts_jobs: bool = Field(False, description="Whether HIDDEN apps still take new jobs.")
