@@ -65,7 +65,7 @@ def python_runtime(layer: Path) -> PythonRuntime:
     base = layer.with_name("base")
     return PythonRuntime(
         mounts=(ReadOnly(source=layer, target=ENV), *shown_too),
-        interpreter=(ReadOnly(source=base, target=ENV), *shown_too) if facts["warm"] else (),
+        interpreter=(ReadOnly(source=base, target=ENV), *shown_too) if facts.get("warm") else (),
         bin=f"{ENV}/bin",
         python=f"{ENV}/bin/python",
     )
