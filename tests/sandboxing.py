@@ -1,6 +1,7 @@
 """What the tests of the sandboxes share: running a process to its end, and looking for what it left on the machine."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -165,6 +166,11 @@ def marker() -> str:
 def alive(mark: str) -> list[psutil.Process]:
     """Find the processes that have the marker on their command line."""
     return [process for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or ())]
+
+
+def cgroups_called(name: str) -> list[Path]:
+    """Find cgroups by name; others may come and go meanwhile."""
+    return [Path(path) for path, _, _ in os.walk("/sys/fs/cgroup") if Path(path).name == name]
 
 
 def small(**changes: object) -> Limits:

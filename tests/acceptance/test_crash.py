@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from moorage.client import Client
 from moorage.model.jobs import Job
 from moorage.model.states import AttemptState, JobState
 from moorage.node.directory import DataDirectory
+from tests.sandboxing import cgroups_called
 
 MOORAGE = Path(sys.executable).parent / "moorage"
 
@@ -184,3 +186,10 @@ def test_a_node_that_cannot_stop_in_order_stops_when_asked_again(tmp_path: Path,
         assert node.process.wait(5) == 130
         helper.resume()
         assert psutil.wait_procs([helper], timeout=10)[1] == []
+    with served(tmp_path / "data", config):
+        pass  # the next start removes what this one had to leave
+    assert cgroups_called(cgroup_of(tmp_path / "data")) == []
+
+
+def cgroup_of(data_dir: Path) -> str:
+    return f"moorage-{blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest()}"

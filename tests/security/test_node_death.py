@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from moorage.sandbox.opening import open_sandboxes
-from tests.sandboxing import alive, marker
+from tests.sandboxing import alive, cgroups_called, marker
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ async def reaped(place: Path) -> None:
     finally:
         await sandboxes["bubblewrap"].close()
     node = sandboxes["bubblewrap"].cgroups.node
-    assert list(Path("/sys/fs/cgroup").rglob(node)) == []
+    assert cgroups_called(node) == []
 
 
 def mounted(place: Path) -> list[str]:

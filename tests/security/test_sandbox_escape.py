@@ -25,6 +25,7 @@ from tests.sandboxing import (
     Forking,
     Output,
     alive,
+    cgroups_called,
     make_environment,
     marker,
     py,
@@ -80,8 +81,7 @@ def sandbox(request: pytest.FixtureRequest, bubblewrap: Bubblewrap, environment:
 
 def figures(name: str) -> dict[str, str]:
     """Read what the cgroups of an attempt say while it runs, whichever version they are of."""
-    found = os.walk("/sys/fs/cgroup")  # which, unlike rglob, takes it that others come and go meanwhile
-    directories = [Path(path) for path, _, _ in found if Path(path).name == name]
+    directories = cgroups_called(name)
     wanted = ("pids.max", "pids.current", "pids.peak", "memory.limit_in_bytes", "memory.max")
     return {
         file: (path / file).read_text().strip() for path in directories for file in wanted if (path / file).exists()

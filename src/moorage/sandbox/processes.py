@@ -231,6 +231,7 @@ class Spawner:
             self._helper = None
         for spare in list(self._spares):
             await self._drop_spare(spare)
+        await asyncio.gather(*self._dropping)
 
     async def _place(self, name: str, limits: Limits, interpreter: int | None) -> Place:
         """Take the spare process, or have one made; its cgroup is called `name` and limited."""
