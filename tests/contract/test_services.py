@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from moorage.errors import ServiceUnavailable
@@ -138,6 +139,20 @@ async def test_a_kept_service_runs_without_anybody_and_comes_back_when_it_dies(s
             break
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.1)
+    assert (services.list()[0].restarts, services.list()[0].state) == (1, "ready")
+
+
+async def test_a_kept_service_comes_back_when_what_had_started_it_is_killed(services: LocalServices) -> None:
+    services.keep(service())
+    await state(services, "ready")
+    (helper,) = [
+        child for child in psutil.Process().children() if "moorage.sandbox.spawner" in " ".join(child.cmdline())
+    ]
+    helper.kill()
+    for _ in range(500):
+        if services.list()[0].restarts == 1 and services.list()[0].state == "ready":
+            break
+        await asyncio.sleep(0.02)
     assert (services.list()[0].restarts, services.list()[0].state) == (1, "ready")
 
 

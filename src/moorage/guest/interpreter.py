@@ -83,7 +83,7 @@ class Interpreter:
     """The process that waits."""
 
     def __init__(self) -> None:
-        self._pythons_own = [number for number in range(3, CONTROL) if _is_open(number)]
+        self._pythons_own = [number for number in range(3, CONTROL) if _exists(number)]
         self._control = _socket.socket(fileno=CONTROL)
         self._poll = select.poll()
         self._poll.register(CONTROL, select.POLLIN)
@@ -294,17 +294,10 @@ def _close_range(first: int, last: int) -> None:
     _check(_libc.syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0))
 
 
-def _is_open(number: int) -> bool:
+def _exists(what: "str | int") -> bool:
+    """Tell whether there is such a path, or such an open descriptor."""
     try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
-
-
-def _exists(path: str) -> bool:
-    try:
-        os.stat(path)
+        os.stat(what)
     except OSError:
         return False
     return True

@@ -104,6 +104,8 @@ class LocalServices:
     def keep(self, spec: ServiceSpec) -> None:
         """Start a service and keep it running until the node stops."""
         service = self._services.setdefault(spec.key, _Service(spec=spec))
+        if service.idle is not None:
+            service.idle.cancel()
         if service.keeper is None:
             service.keeper = asyncio.ensure_future(self._keep(service))
 
@@ -179,11 +181,15 @@ class LocalServices:
         raise ServiceUnavailable(f"{service.reason} It said last: {said or 'nothing'}")
 
     async def _await_end(self, service: _Service, process: Process) -> None:
-        ended = await process.wait()
+        begun = time.monotonic()
+        try:
+            reason = f"Its process ended with status {(await process.wait()).status}."
+        except MoorageError as error:  # it was lost with what had started it
+            reason = error.message
         if service.process is process and service.state in {"starting", "ready"}:
             if service.state == "ready":  # else whoever waits for it counts the failure
-                service.failures = 0 if ended.wall > STABLE else service.failures + 1
-            service.state, service.reason = "failed", f"Its process ended with status {ended.status}."
+                service.failures = 0 if time.monotonic() - begun > STABLE else service.failures + 1
+            service.state, service.reason = "failed", reason
 
     def _stop_later(self, service: _Service) -> None:
         loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ capability over it and no filter, and makes for each process a world that is the
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ from moorage.sandbox.processes import Running, Spawner
 from moorage.sandbox.requests import Fork, Launch
 from moorage.sandbox.rlimits import rlimits
 from moorage.sandbox.staging import STAGE
-from moorage.sandbox.warm import Interpreters, Kind, own_mounts
+from moorage.sandbox.warm import Interpreters, Kind, Lease, own_mounts
 
 log = structlog.get_logger(__name__)
 
@@ -117,26 +117,30 @@ class Bubblewrap:
                 hint="Install it: apt install slirp4netns",
             )
         after = None if _user() else partial(overlays.open_work_directories, spec.mounts)
+        spawn = partial(self._spawner.spawn, spec=spec, name=name, output=output, after=after)
         lease = self._interpreters.find(spec) if self.features.overlay else None
-        if lease is not None:
-            try:
-                fork = self._fork(spec, lease.interpreter.number)
-                forked = await self._spawner.spawn(fork, spec, name=name, output=output, after=after)
-                forked.when_over(lease.end)
-            except SandboxUnavailable as error:
-                lease.end()
-                log.warning("not forked from a warm interpreter", name=name, reason=error.message)
-            except BaseException:
-                lease.end()
-                raise
-            else:
-                return forked
+        if lease is not None and (forked := await self._forked(lease, spec, spawn)):
+            return forked
         mounts = spec.mounts if self.features.overlay else await overlays.materialised(spec.mounts, owner=_user())
-        launch = self._launch(spec, mounts, self._program)
-        process = await self._spawner.spawn(launch, spec, name=name, output=output, after=after)
+        process = await spawn(self._launch(spec, mounts, self._program))
         if lease is not None:
             self._interpreters.give_up(lease)
         return process
+
+    async def _forked(
+        self, lease: Lease, spec: ProcessSpec, spawn: Callable[[Fork], Awaitable[Running]]
+    ) -> Running | None:
+        """Start a process by a fork of a warm interpreter; None where that does not work."""
+        try:
+            forked = await spawn(self._fork(spec, lease.interpreter.number))
+        except BaseException as error:
+            lease.end()
+            if not isinstance(error, SandboxUnavailable):
+                raise
+            log.warning("not forked from a warm interpreter", reason=error.message)
+            return None
+        forked.when_over(lease.end)
+        return forked
 
     async def reap(self) -> int:
         """Kill everything that an earlier node on this data directory left running; return how many processes."""

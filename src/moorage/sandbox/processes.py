@@ -394,17 +394,9 @@ async def _answer(line: socket.socket) -> tuple[bytes, list[int]]:
 
 def _start_helper(descriptor: int) -> subprocess.Popen[bytes]:
     user = str(SANDBOX_UID) if os.geteuid() == 0 else ""
+    package = str(Path(moorage.__path__[0]).parent)
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            HELPER,
-            str(Path(moorage.__path__[0]).parent),
-            str(descriptor),
-            user,
-        ],
+        [sys.executable, "-I", "-S", "-c", HELPER, package, str(descriptor), user],
         pass_fds=(descriptor,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
