@@ -85,6 +85,51 @@ class ProcessSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Name and password for the registry that an image comes from."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """A container to run from an OCI image."""
+
+    image: str
+    name: str
+    """Name of the container; one of this name that is not this node's own is never touched."""
+    command: tuple[str, ...] = ()
+    """Arguments for the image's entry point; empty leaves those of the image."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+    """As `docker run -v` takes them."""
+    gpu: bool = False
+    """Whether it is given all GPUs."""
+    port: int = 3000
+    """Where it listens, inside."""
+    host_port: int | None = None
+    """Where on 127.0.0.1 it is published; None for nowhere, or wherever is free if that is how it is reached."""
+    limits: Limits = field(default_factory=Limits)
+    """`cpus`, `memory` and `pids` are enforced."""
+    network: Literal["none", "internet"] = "internet"
+    runtime: str | None = None
+    """Name of the engine's runtime, such as `runsc`; None is its default."""
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a running process and all that it started use now; None where this machine cannot tell."""
+
+    cpu: float | None = None
+    """Seconds of processor time since the start."""
+    memory: int | None = None
+    """Bytes."""
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
     """How a process ended; seconds and bytes, None where this machine cannot tell."""
 
@@ -112,6 +157,9 @@ class Process(Protocol):
         The bytes take no way round: the connection is made in there and handed out.
         Raises ConnectionRefusedError while nothing listens, another OSError when the process is gone.
         """
+
+    async def load(self) -> Load:
+        """Tell what it uses now."""
 
     def terminate(self) -> None:
         """Ask every process of it to end (SIGTERM)."""
