@@ -25,14 +25,14 @@ from moorage.connection import Connection, deadline_in, route
 from moorage.errors import BlobMismatch, NodeUnreachable, SourceNotFound, TargetNotWritable
 from moorage.model.apps import App
 from moorage.model.events import Event
-from moorage.model.jobs import JSON, Attempt, FileRef, Job
+from moorage.model.jobs import JSON, Attempt, FileRef, Job, Mode
 from moorage.model.states import AppState, JobState
 
 if TYPE_CHECKING:
     # Each of these takes longer to import than a command line may take to start.
+    from moorage.networks.base import ServiceState
     from moorage.node.explain import Explanation
     from moorage.node.info import NodeInfo
-    from moorage.node.services import ServiceState
     from moorage.sandbox.base import Check, Stream
 
 BLOCK = 1 << 20
@@ -161,6 +161,7 @@ class Client:
         lost_retries: int = 2,
         labels: Mapping[str, str] | None = None,
         after: Sequence[str] = (),
+        mode: Mode = "run",
         job_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -179,6 +180,7 @@ class Client:
             "lost_retries": lost_retries,
             "labels": labels or {},
             "after": list(after),
+            "mode": mode,
         }
         method, path = ("PUT", route("jobs", job_id)) if job_id else ("POST", "/v1/jobs")
         headers = {"idempotency-key": idempotency_key} if idempotency_key else None
@@ -331,7 +333,7 @@ class Client:
 
     def services(self) -> "list[ServiceState]":
         """List the services that were ever needed."""
-        from moorage.node.services import ServiceState
+        from moorage.networks.base import ServiceState
 
         return self._node.read(list[ServiceState], "GET", "/v1/services")
 

@@ -294,6 +294,14 @@ class JobCrashed(MoorageError):
     hint = "Read what it said with `moorage job logs`."
 
 
+class ContainerFailed(MoorageError):
+    """A container gave no answer, or an error."""
+
+    hint = "`moorage check SOURCE` tells where a container does not keep its network's contract."
+    status = 422
+    blames_app = True
+
+
 class OutOfMemory(MoorageError):
     """The app used more memory than its limit."""
 

@@ -36,18 +36,18 @@ def test_a_folder_with_main_py_is_an_app_of_this_network(tmp_path: Path) -> None
     assert choose(installed_networks(), app, None).name == "infrax"
     manifest = InfraX().load(app)
     assert (manifest.network, manifest.name, manifest.warnings) == ("infrax", "app", ())
-    assert manifest.python == PythonEnvironment(version="3.11", requirements=None)
+    assert manifest.environments["python"] == PythonEnvironment(version="3.11", requirements=None)
 
 
 def test_requirements_txt_is_found(tmp_path: Path) -> None:
     manifest = InfraX().load(folder(tmp_path, requirements_txt="idna\n"))
-    assert manifest.python == PythonEnvironment(version="3.11", requirements="requirements.txt")
+    assert manifest.environments["python"] == PythonEnvironment(version="3.11", requirements="requirements.txt")
 
 
 def test_another_requirements_file_can_be_named(tmp_path: Path) -> None:
     toml = 'network = "infrax"\npython = "deps.txt"'
     manifest = InfraX().load(folder(tmp_path, moorage_toml=toml, deps_txt="idna", requirements_txt="six"))
-    assert manifest.python == PythonEnvironment(requirements="deps.txt")
+    assert manifest.environments["python"] == PythonEnvironment(requirements="deps.txt")
 
 
 @pytest.mark.parametrize("name", ["gone.txt", "../outside.txt", "/etc/passwd"])

@@ -12,6 +12,7 @@ from moorage.errors import ServiceUnavailable
 from moorage.networks.base import Endpoint, ServiceSpec, accepts
 from moorage.node.services import LocalServices
 from moorage.sandbox.base import Writable
+from moorage.sandbox.docker import Docker
 from moorage.sandbox.opening import open_sandboxes
 from tests.sandboxing import PYTHON, spec
 
@@ -34,7 +35,7 @@ while True:
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[LocalServices]:
     sandboxes = await open_sandboxes(data_dir=tmp_path / "data", run_dir=tmp_path / "run")
-    local = LocalServices(sandboxes, "bubblewrap")
+    local = LocalServices(sandboxes, Docker(node="test"), "bubblewrap")
     try:
         yield local
     finally:
@@ -56,10 +57,10 @@ async def ask(endpoint: Endpoint, text: str) -> str:
 
 async def state(services: LocalServices, wanted: str) -> None:
     for _ in range(500):
-        if services.list()[0].state == wanted:
+        if services.states()[0].state == wanted:
             return
         await asyncio.sleep(0.02)
-    raise AssertionError(services.list())
+    raise AssertionError(services.states())
 
 
 async def test_jobs_that_need_a_service_at_once_share_one_process(services: LocalServices) -> None:
@@ -72,7 +73,7 @@ async def test_jobs_that_need_a_service_at_once_share_one_process(services: Loca
     answers = await asyncio.gather(*(use(number) for number in range(10)))
     assert {answer.split()[1] for answer in answers} == {str(number) for number in range(10)}
     assert len({answer.split()[0] for answer in answers}) == 1
-    (told,) = services.list()
+    (told,) = services.states()
     assert (told.state, told.leases, told.restarts, told.log_tail) == ("ready", 0, 0, "listening\n")
 
 
@@ -81,10 +82,10 @@ async def test_a_service_that_dies_is_started_again_when_it_is_next_needed(servi
     async with services.acquire(wanted) as endpoint:
         await ask(endpoint, "die")
         await state(services, "failed")
-    assert services.list()[0].reason == "Its process ended with status 3."
+    assert services.states()[0].reason == "Its process ended with status 3."
     async with services.acquire(wanted) as endpoint:
         assert (await ask(endpoint, "again")).endswith("again")
-    assert services.list()[0].restarts == 1
+    assert services.states()[0].restarts == 1
 
 
 async def test_a_service_that_cannot_start_says_what_it_said_last(services: LocalServices) -> None:
@@ -98,7 +99,7 @@ async def test_a_service_that_never_answers_is_given_up_and_ended(services: Loca
     with pytest.raises(ServiceUnavailable, match=r"did not answer within 0\.5 seconds"):
         async with services.acquire(silent):
             pass
-    assert services.list()[0].state == "failed"
+    assert services.states()[0].state == "failed"
 
 
 async def test_a_service_that_nobody_needs_is_stopped_and_comes_back(services: LocalServices) -> None:
@@ -135,11 +136,11 @@ async def test_a_kept_service_runs_without_anybody_and_comes_back_when_it_dies(s
     async with services.acquire(service(idle_after=0.01)) as endpoint:
         await ask(endpoint, "die")
     for _ in range(500):
-        if services.list()[0].restarts == 1 and services.list()[0].state == "ready":
+        if services.states()[0].restarts == 1 and services.states()[0].state == "ready":
             break
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.1)
-    assert (services.list()[0].restarts, services.list()[0].state) == (1, "ready")
+    assert (services.states()[0].restarts, services.states()[0].state) == (1, "ready")
 
 
 async def test_a_kept_service_comes_back_when_what_had_started_it_is_killed(services: LocalServices) -> None:
@@ -150,10 +151,10 @@ async def test_a_kept_service_comes_back_when_what_had_started_it_is_killed(serv
     ]
     helper.kill()
     for _ in range(500):
-        if services.list()[0].restarts == 1 and services.list()[0].state == "ready":
+        if services.states()[0].restarts == 1 and services.states()[0].state == "ready":
             break
         await asyncio.sleep(0.02)
-    assert (services.list()[0].restarts, services.list()[0].state) == (1, "ready")
+    assert (services.states()[0].restarts, services.states()[0].state) == (1, "ready")
 
 
 async def test_a_kept_service_that_cannot_start_is_tried_again_and_tells_why(
@@ -167,7 +168,7 @@ async def test_a_kept_service_that_cannot_start_is_tried_again_and_tells_why(
     services.keep(ServiceSpec(key="echo", process=process, port=3000))
     for _ in range(500):
         tries = len((marks / "x").read_text()) if (marks / "x").exists() else 0
-        told = services.list()[0]
+        told = services.states()[0]
         if tries >= 2 and told.reason:  # while it is starting again there is no reason yet
             break
         await asyncio.sleep(0.02)

@@ -1,16 +1,19 @@
 """The node's HTTP application: its own API under /v1, figures, and whatever its networks serve."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.types import Receive, Scope, Send
 
 from moorage import __version__
 from moorage.api import apps, blobs, events, jobs, metrics, node, problems, results, services
 from moorage.api.access import Tokens
 from moorage.api.routing import BODIES
+from moorage.networks.base import Surface
 from moorage.node.node import Node
 
 DESCRIPTION = """One compute node for apps of several networks: isolated, durable, on one job model.
@@ -39,6 +42,29 @@ def create_app(served: Node) -> FastAPI:
             app.include_router(router)
     app.openapi = lambda: _documented(app)  # type: ignore[method-assign]
     return app
+
+
+class Front:
+    """Sends each request to whom it is for: a network's own application, or that of the node."""
+
+    def __init__(self, app: FastAPI, surfaces: Sequence[Surface]) -> None:
+        self._app, self._stopping = app, app.state.stopping
+        self._others = [
+            (path, metrics.Counted(problems.Guard(surface.app), app.state.metrics))
+            for surface in surfaces
+            if surface.app is not None
+            for path in surface.paths
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        scope["moorage.stopping"] = self._stopping
+        path = scope["path"]
+        for own, other in self._others:
+            if path == own or (own.endswith("/") and path.startswith(own)):
+                await other(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _documented(app: FastAPI) -> dict[str, Any]:

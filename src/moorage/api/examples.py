@@ -7,9 +7,9 @@ from moorage.model.events import Event
 from moorage.model.jobs import Attempt, FileRef, Job, JobSpec, Usage
 from moorage.model.limits import MIB, Limits, Timeouts
 from moorage.model.states import AppState, AttemptState, JobState
+from moorage.networks.base import ServiceState
 from moorage.node.explain import Explanation
 from moorage.node.info import NodeInfo
-from moorage.node.services import ServiceState
 from moorage.sandbox.base import Check
 
 APP_ID = "app_0192f7c1a3b47c0e8f51c2d3e4f50617"

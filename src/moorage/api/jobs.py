@@ -200,6 +200,7 @@ async def _spec(node: Node, caller: Caller, body: JobBody) -> JobSpec:
         lost_retries=body.lost_retries,
         labels=body.labels or {},
         after=tuple(body.after or ()),
+        mode=body.mode,
     )
 
 

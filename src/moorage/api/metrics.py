@@ -14,6 +14,7 @@ from moorage.model.states import AttemptState, JobState
 
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 ENDS = {f"attempt.{state}": str(state) for state in AttemptState if state.terminal}
+BEGINNINGS = {"attempt.placed", "attempt.running"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SHOWN = 'moorage_jobs{state="queued"} 2.0\n'
 
@@ -44,8 +45,8 @@ class Metrics:
         for event in events:
             if event.attempt_id is None:
                 continue
-            if event.topic == "attempt.placed":
-                self._placed[event.attempt_id] = event.time
+            if event.topic in BEGINNINGS:
+                self._placed.setdefault(event.attempt_id, event.time)
             elif event.topic in ENDS:
                 self.attempts.labels(ENDS[event.topic]).inc()
                 self.attempt_seconds.observe(event.time - self._placed.pop(event.attempt_id, event.time))

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from moorage.model.callers import LOCAL
-from moorage.model.jobs import JSON
+from moorage.model.jobs import JSON, Mode
 from moorage.model.limits import Limits, Timeouts
 from moorage.model.states import AppState
 
@@ -145,6 +145,7 @@ class JobBody(Body):
     lost_retries: Annotated[int, Field(ge=0, le=100)] = 2
     labels: Annotated[dict[Text, Annotated[str, Field(max_length=255)]], Field(max_length=64)] | None = None
     after: Annotated[list[Text], Field(max_length=1000)] | None = None
+    mode: Mode = "run"
 
 
 class ArchiveSource(Body):

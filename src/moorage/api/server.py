@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from moorage.api.access import Access, Trusted, require_safe_address
-from moorage.api.app import create_app
+from moorage.api.app import Front, create_app
 from moorage.errors import AddressUnavailable
 from moorage.node.node import Node
 
@@ -55,17 +55,18 @@ async def serve(
     Raises TokenRequired for an address beyond loopback while there is no token, AddressUnavailable.
     """
     app = create_app(node)
+    front = Front(app, node.surfaces)
     ends: list[tuple[ASGIApp, socket.socket]] = []
     with contextlib.ExitStack() as stack:
         url = None
         if host is not None:
-            await require_safe_address(host, app.state.tokens)
-            listener = stack.enter_context(_tcp(host, port))
             admits = [surface.admits for surface in node.surfaces if surface.admits is not None]
-            ends.append((Access(app, app.state.tokens, host=host, admits=admits), listener))
+            await require_safe_address(host, app.state.tokens, admits=admits)
+            listener = stack.enter_context(_tcp(host, port))
+            ends.append((Access(front, app.state.tokens, host=host, admits=admits), listener))
             url = _url(host, listener)
         if uds is not None:
-            ends.append((Trusted(app), stack.enter_context(_unix(uds))))
+            ends.append((Trusted(front), stack.enter_context(_unix(uds))))
             stack.callback(uds.unlink, missing_ok=True)
         stack.callback(node.store.listen(app.state.metrics.notice))
         async with _running(ends, app.state.stopping):

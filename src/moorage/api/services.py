@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from moorage.api import examples
 from moorage.api.routing import answers, operated, rendered
 from moorage.errors import NotFound
-from moorage.node.services import ServiceState
+from moorage.networks.base import ServiceState
 
 SERVICE = TypeAdapter(ServiceState)
 SERVICES = TypeAdapter(list[ServiceState])
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1")
 @router.get("/services", response_model=list[ServiceState], responses=answers(SERVICES, [examples.SERVICE]))
 async def list_services(request: Request) -> Response:
     """List the services that were ever needed (operators only)."""
-    return rendered(SERVICES, operated(request).services.list())
+    return rendered(SERVICES, list(await operated(request).services.measured()))
 
 
 @router.get("/services/{key}", response_model=ServiceState, responses=answers(SERVICE, examples.SERVICE, 404))
@@ -27,7 +27,7 @@ async def show_service(
     request: Request, key: Annotated[str, Path(description="Key of a service.", examples=[examples.SERVICE.key])]
 ) -> Response:
     """Show one service (operators only)."""
-    for service in operated(request).services.list():
+    for service in await operated(request).services.measured():
         if service.key == key:
             return rendered(SERVICE, service)
     raise NotFound(f"There is no service {key}.", hint="List them with GET /v1/services.")

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from moorage.model.limits import Limits, Timeouts
 from moorage.model.states import AttemptState, JobState
 
+Mode = Literal["run", "stream", "check"]
 JSON = Any
 """A value that `json.dumps` takes."""
 
@@ -47,6 +48,9 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     """Ids of jobs that must have succeeded first; their outputs become inputs of this one."""
+    mode: Mode = "run"
+    """`stream` asks for what the app gives as it comes, where its network makes a difference; `check` finds out whether
+    the app keeps its network's contract: the job's value is the findings then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ class Job:
     layers: Mapping[str, str] = field(default_factory=dict)
     """The app's layers at submission: role to layer name."""
     spec: JobSpec
+    lane: str | None = None
+    """The queue in which it waits, if its network has one for it; else the engine places it."""
     state: JobState = JobState.QUEUED
     created_at: float = 0.0
     started_at: float | None = None

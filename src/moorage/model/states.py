@@ -90,7 +90,8 @@ _ENDS = frozenset({_T.FAILED, _T.TIMED_OUT, _T.CANCELLED, _T.LOST})
 ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
     _T.PLACED: _ENDS | {_T.PREPARING},
     _T.PREPARING: _ENDS | {_T.RUNNING},
-    _T.RUNNING: _ENDS | {_T.COLLECTING},
+    # running → succeeded: a job of a lane leaves no files.
+    _T.RUNNING: _ENDS | {_T.COLLECTING, _T.SUCCEEDED},
     _T.COLLECTING: _ENDS | {_T.SUCCEEDED},
     _T.SUCCEEDED: frozenset(),
     _T.FAILED: frozenset(),

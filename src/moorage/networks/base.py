@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from socket import socket
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from moorage.blobs.base import Blobs
 from moorage.errors import ServiceUnavailable, SourceNotRecognized, UnknownNetwork
@@ -18,14 +18,14 @@ from moorage.model.apps import App
 from moorage.model.callers import Caller
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
 from moorage.model.states import AppState
-from moorage.sandbox.base import OutputSink, Process, ProcessSpec
+from moorage.sandbox.base import ImageSpec, Load, OutputSink, Process, ProcessSpec
 from moorage.sandbox.supervise import Outcome
-from moorage.store.base import AppFilter
+from moorage.store.base import AppFilter, JobFilter, Page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonEnvironment:
-    """Python and packages that an app runs with; the node makes a layer of it, in the role `python`."""
+    """Python and packages that an app runs with; the node makes a layer of it."""
 
     version: str = "3.11"
     requirements: str | None = None
@@ -38,7 +38,8 @@ class Manifest:
 
     network: str
     name: str
-    python: PythonEnvironment | None = None
+    environments: Mapping[str, PythonEnvironment] = field(default_factory=dict)
+    """Role of the layer, such as `python`, to what it is made of."""
     data: Mapping[str, JSON] = field(default_factory=dict)
     """The network's own facts; stored with the app and given back to `run`."""
     ignore: tuple[str, ...] = ()
@@ -67,10 +68,10 @@ async def accepts(endpoint: Endpoint) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """A long-running process that listens on a port of its own loopback, shared by all that name the same `key`."""
+    """A long-running process that listens on a port of its own, shared by all that name the same `key`."""
 
     key: str
-    process: ProcessSpec
+    process: ProcessSpec | ImageSpec
     port: int
     isolation: str | None = None
     ready: Callable[[Endpoint], Awaitable[bool]] = accepts
@@ -78,6 +79,23 @@ class ServiceSpec:
     ready_within: float = 60.0
     idle_after: float = 60.0
     """Seconds without a lease after which it is stopped, unless it is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """What the node tells of one service."""
+
+    key: str
+    state: str
+    """`starting`, `ready`, `failed` or `stopped`."""
+    leases: int
+    restarts: int
+    started_at: float | None
+    reason: str | None
+    """Why it is in this state, or what it does in order to start."""
+    log_tail: str
+    load: Load = field(default_factory=Load)
+    """What it uses now, where that was asked for."""
 
 
 class Services(Protocol):
@@ -89,8 +107,12 @@ class Services(Protocol):
     def keep(self, spec: ServiceSpec) -> None:
         """Start a service and keep it running, whether anybody needs it or not, until the node stops.
 
-        One that ends is started again, with a growing pause after each failure in a row.
+        One that ends is started again, with a growing pause after each failure in a row. `acquire` waits for it while
+        it starts, and says why at once while it has failed.
         """
+
+    def state(self, key: str) -> ServiceState:
+        """Tell of a service that was needed or kept."""
 
 
 class Children(Protocol):
@@ -111,7 +133,7 @@ class Context:
     app: App
     attempt: Attempt
     workspace: Path
-    """A private directory, made fresh and removed after collection."""
+    """A private directory, made fresh and removed after collection; a job of a lane has none."""
     layers: Mapping[str, Path]
     """Role to directory: `app` holds the app's files, `python` its environment."""
     inputs: tuple[FileRef, ...]
@@ -132,8 +154,16 @@ class Context:
     collecting: Callable[[], None]
     """Tell that the app is done and its outputs are being stored."""
     log: OutputSink
-    """Write to the job's logs in the app's place."""
+    """Write to the job's logs in the app's place; a job of a lane has none."""
     cancelled: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLoad:
+    """How many jobs of open lanes there are."""
+
+    waiting: int
+    running: int
 
 
 class Port(Protocol):
@@ -146,6 +176,10 @@ class Port(Protocol):
     def directory(self) -> Path:
         """A private directory of the network, as durable as the store."""
 
+    @property
+    def services(self) -> Services:
+        """Long-running instances of apps."""
+
     def staging(self) -> Path:
         """Make a fresh private directory for the files of an app that is to be added."""
 
@@ -157,17 +191,45 @@ class Port(Protocol):
     ) -> App:
         """Keep the files below `source` (a directory, moved or copied) as an app and begin to install it."""
 
+    async def edit_app(self, app_id: str, source: Path, *, caller: Caller) -> App:
+        """Replace the files of an app that is not published; once this returns, it is installed."""
+
+    def layer_paths(self, app: App) -> Mapping[str, Path]:
+        """Give the directories of an app's layers by role: `app` holds its files."""
+
     async def settled_app(self, app_id: str) -> App:
         """Wait until an app is installed or has failed to be."""
 
     async def change_app(self, app_id: str, state: AppState, *, caller: Caller, message: str) -> App:
         """Move an app to another state."""
 
-    async def submit(self, spec: JobSpec, *, caller: Caller, job_id: str | None = None) -> Job:
-        """Accept a job."""
+    async def submit(self, spec: JobSpec, *, caller: Caller, job_id: str | None = None, lane: str | None = None) -> Job:
+        """Accept a job, in a lane or for the engine to place."""
 
-    async def finished_job(self, job_id: str) -> Job:
-        """Wait until a job has ended."""
+    async def open_lane(self, lane: str, *, width: int) -> None:
+        """Let the jobs of a lane run from now on: in their order, `width` at once.
+
+        They ask services and run no process of their own, so they take no place in the engine, no directory and no
+        log. What an earlier node left in the lane goes first.
+        """
+
+    def lane_load(self) -> LaneLoad:
+        """Count the jobs of open lanes."""
+
+    async def get_job(self, job_id: str) -> Job:
+        """Read one job; raises NotFound."""
+
+    async def list_jobs(self, where: JobFilter, page: Page) -> list[Job]:
+        """Read jobs, newest first."""
+
+    async def cancel(self, job_id: str, *, caller: Caller) -> Job:
+        """Cancel a job: at once while it waits, else by telling it."""
+
+    async def forget_jobs(self, *, caller: Caller, before: float, keep: int) -> None:
+        """Forget the caller's jobs that ended before a moment, and of the others all but the latest `keep`."""
+
+    async def finished_job(self, job_id: str, *, within: float | None = None) -> Job:
+        """Wait until a job has ended, at most so many seconds, and give it as it then is."""
 
     async def job_attempts(self, job_id: str) -> list[Attempt]:
         """Read the attempts of a job."""
@@ -184,11 +246,28 @@ class Port(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a check of one rule of the network's contract came to."""
+
+    rule: str
+    """In a few words, such as `an error has an error status`."""
+    verdict: Literal["passed", "failed", "not_applicable"]
+    message: str = ""
+    """What was found; for a failure with the reply that broke the rule."""
+    hint: str | None = None
+    """How to mend it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Surface:
     """What a network adds to the node so that its existing clients work."""
 
     routers: tuple[Any, ...] = ()
     """FastAPI routers, mounted at the root of the node's port."""
+    app: Any | None = None
+    """An ASGI application that answers `paths` by itself, past the node's own framework."""
+    paths: tuple[str, ...] = ()
+    """What it answers; a path that ends in `/` stands for all below it."""
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
     admits: Callable[[Mapping[str, Any]], bool] | None = None
@@ -211,6 +290,13 @@ class Network(Protocol):
         Raises BadApp or BadManifest naming the file, the field and the fix.
         """
 
+    def pack(self, source: str, target: Path) -> str | None:
+        """Lay out what is no folder of an app, such as a reference or a single file, as one at `target`.
+
+        Gives the app's name, or None (and leaves no `target`) if the source is none of this network's.
+        Raises SourceNotFound, BadManifest.
+        """
+
     def accept(self, app: App, spec: JobSpec) -> JobSpec:
         """Validate a job's parameters against the app and fill in what the contract says; pure and quick.
 
@@ -222,6 +308,9 @@ class Network(Protocol):
 
     async def run(self, ctx: Context) -> Result:
         """Drive one attempt to its end; whatever the app does is a Result, an exception is the node's fault."""
+
+    async def check(self, ctx: Context) -> tuple[Finding, ...]:
+        """Find out whether an app keeps its network's contract."""
 
     def surface(self, port: Port) -> Surface | None:
         """Give the network's own routes and background work, if its configuration asks for them."""

@@ -165,10 +165,10 @@ class Apps:
         manifest = self._networks[app.network].load(self._trees.path(tree))
         return dataclasses.replace(app, digest=job.app_digest, layers=job.layers, manifest=dict(manifest.data))
 
-    def layer_paths(self, job: Job) -> dict[str, Path]:
-        """Give the directories of the layers that a job runs with, by role."""
-        paths = {"app": self._trees.path(Trees.name(job.app_digest))}
-        return paths | {role: self._pythons.path(name) for role, name in job.layers.items()}
+    def layer_paths(self, digest: str, layers: Mapping[str, str]) -> dict[str, Path]:
+        """Give the directories of an app's files and layers, by role."""
+        paths = {"app": self._trees.path(Trees.name(digest))}
+        return paths | {role: self._pythons.path(name) for role, name in layers.items()}
 
     async def resume(self) -> None:
         """Go on with installations that an earlier node did not finish."""
@@ -220,7 +220,7 @@ class Apps:
         manifest, tree = await self._take(source, app.network)
         layers = app.layers
         if app.state is AppState.TESTING:
-            layers = await self._build(app.id, manifest.python, tree.name, tree.digest)
+            layers = await self._build(app.id, manifest.environments, tree.name, tree.digest)
         await self._warn(app.id, manifest)
         return {**_content(manifest, tree), "layers": layers}
 
@@ -244,7 +244,7 @@ class Apps:
     async def _layers(self, app: App) -> dict[str, str]:
         tree = Trees.name(app.digest)
         manifest = await asyncio.to_thread(self._networks[app.network].load, self._trees.path(tree))
-        return await self._build(app.id, manifest.python, tree, app.digest)
+        return await self._build(app.id, manifest.environments, tree, app.digest)
 
     async def _give_up(self, app: App, error: MoorageError) -> None:
         """Move an app to ERROR; a store that cannot write now is waited for."""
@@ -255,9 +255,9 @@ class Apps:
                 log.warning("an app's failure waits for the store", app=app.id, reason=trouble.message)
                 await asyncio.sleep(NO_STORE)
 
-    async def _build(self, app_id: str, python: PythonEnvironment | None, tree: str, digest: str) -> dict[str, str]:
-        if python is None:
-            return {}
+    async def _build(
+        self, app_id: str, environments: Mapping[str, PythonEnvironment], tree: str, digest: str
+    ) -> dict[str, str]:
         writes: list[asyncio.Future[None]] = []
 
         def progress(line: str) -> None:
@@ -265,16 +265,18 @@ class Apps:
             writes.append(asyncio.ensure_future(self._store.append(event)))
 
         try:
-            name = await self._pythons.ensure(
-                version=python.version,
-                requirements=python.requirements,
-                tree=self._trees.path(tree),
-                tree_digest=digest,
-                progress=progress,
-            )
+            return {
+                role: await self._pythons.ensure(
+                    version=python.version,
+                    requirements=python.requirements,
+                    tree=self._trees.path(tree),
+                    tree_digest=digest,
+                    progress=progress,
+                )
+                for role, python in environments.items()
+            }
         finally:
             await asyncio.gather(*writes)
-        return {"python": name}
 
     async def _warn(self, app_id: str, manifest: Manifest) -> None:
         for warning in manifest.warnings:

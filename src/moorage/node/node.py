@@ -29,6 +29,7 @@ from moorage.node.directory import DataDirectory
 from moorage.node.explain import Explanation, explain
 from moorage.node.feed import Feed
 from moorage.node.info import NodeInfo
+from moorage.node.lanes import Lanes
 from moorage.node.logs import CHUNK
 from moorage.node.port import NetworkPort
 from moorage.node.recovery import recover
@@ -37,8 +38,9 @@ from moorage.node.scheduler import Scheduler
 from moorage.node.services import LocalServices
 from moorage.node.workspace import spread
 from moorage.sandbox.base import SANDBOX_UID, Check, Sandbox, Stream
+from moorage.sandbox.docker import Docker
 from moorage.sandbox.host import Host
-from moorage.sandbox.opening import open_sandboxes
+from moorage.sandbox.opening import node_id, open_sandboxes
 from moorage.sandbox.probe import probe
 from moorage.store.base import AppFilter, JobFilter, Page, Store
 from moorage.store.sqlite import SqliteStore
@@ -57,7 +59,13 @@ class Node:
     """
 
     def __init__(
-        self, config: NodeConfig, *, store: Store, sandboxes: dict[str, Sandbox], networks: dict[str, Network]
+        self,
+        config: NodeConfig,
+        *,
+        store: Store,
+        sandboxes: dict[str, Sandbox],
+        docker: Docker,
+        networks: dict[str, Network],
     ) -> None:
         self.config, self.store, self.networks = config, store, networks
         self.directory = DataDirectory(config.data_dir)
@@ -65,7 +73,7 @@ class Node:
         self.feed = Feed(store)
         owner = SANDBOX_UID if os.geteuid() == 0 else None
         self.blobs = LocalBlobs(self.directory.blobs, owner=owner)
-        self.services = LocalServices(sandboxes, config.isolation)
+        self.services = LocalServices(sandboxes, docker, config.isolation)
         self.apps = Apps(
             store=store,
             networks=networks,
@@ -87,6 +95,7 @@ class Node:
         )
         self._engine = LocalEngine(cpus=config.cpus, memory=config.memory)
         self._scheduler = Scheduler(store=store, engine=self._engine, run=self._runner.run)
+        self.lanes = Lanes(store=store, run=self._runner.run)
         self.surfaces: tuple[Surface, ...] = ()
         self._stopping = False
 
@@ -109,9 +118,12 @@ class Node:
                 for sandbox in sandboxes.values():
                     stack.push_async_callback(sandbox.close)
                     await sandbox.reap()  # before anything of the earlier node is touched
+                docker = Docker(node=node_id(directory.root))
+                stack.push_async_callback(docker.close)
+                await docker.reap()
                 if config.isolation not in sandboxes:
                     raise UnknownIsolation(f"There is no sandbox called {config.isolation!r}.")
-                node = cls(config, store=store, sandboxes=sandboxes, networks=installed_networks())
+                node = cls(config, store=store, sandboxes=sandboxes, docker=docker, networks=installed_networks())
                 await stack.enter_async_context(node._running(working=working))
                 yield node
 
@@ -165,8 +177,11 @@ class Node:
         idempotency_key: str | None = None,
         parent_id: str | None = None,
         retry_of: str | None = None,
+        lane: str | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job durably; tell whether it is new or the one that an identical request made before.
+
+        In a lane it is always a new one: give it a fresh id.
 
         Raises NotFound, AppUnavailable, Forbidden, Infeasible, InputUnavailable, Invalid, IdempotencyConflict, …
         """
@@ -184,8 +199,12 @@ class Node:
                 idempotency_key=idempotency_key,
                 parent_id=parent_id,
                 retry_of=retry_of,
+                lane=lane,
             )
 
+        if lane is not None:
+            job_id = job_id or new_id("job")
+            return await self.lanes.submit(lane, spec.app_id, build, owner=caller.name, job_id=job_id), True
         return await self.store.submit(
             spec.app_id, build, owner=caller.name, job_id=job_id, idempotency_key=idempotency_key
         )
@@ -255,11 +274,18 @@ class Node:
             if job.state.terminal or not follow or not await self.feed.wait(job_id, job.seq):
                 return
 
-    async def finished_job(self, job_id: str) -> Job:
-        """Wait until a job has ended; raises NodeStopping if the node does first."""
+    async def finished_job(self, job_id: str, *, within: float | None = None) -> Job:
+        """Wait until a job has ended, at most `within` seconds, and give it as it then is.
+
+        Raises NodeStopping if the node ends first.
+        """
+        deadline = None if within is None else time.monotonic() + within
         while not (job := await self.store.get_job(job_id)).state.terminal:
-            if not await self.feed.wait(job_id, job.seq):
-                raise NodeStopping
+            left = None if deadline is None else deadline - time.monotonic()
+            if not await self.feed.wait(job_id, job.seq, left):
+                if self._stopping or left is None:
+                    raise NodeStopping
+                break
         return job
 
     # the node
@@ -316,6 +342,7 @@ class Node:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.apps.close()
             await self._engine.close()
+            await self.lanes.close()
             await self.services.close()
             self.feed.close()
 

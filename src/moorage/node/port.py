@@ -11,7 +11,8 @@ from moorage.model.callers import Caller
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec
 from moorage.model.states import AppState
-from moorage.store.base import AppFilter, Page
+from moorage.networks.base import LaneLoad, Services
+from moorage.store.base import AppFilter, JobFilter, Page
 
 if TYPE_CHECKING:
     from moorage.node.node import Node
@@ -32,6 +33,11 @@ class NetworkPort:
     def directory(self) -> Path:
         """A private directory of the network, as durable as the store."""
         return self._node.directory.of_network(self._network)
+
+    @property
+    def services(self) -> Services:
+        """Long-running instances of apps."""
+        return self._node.services
 
     def staging(self) -> Path:
         """Make a fresh private directory for the files of an app that is to be added."""
@@ -61,13 +67,45 @@ class NetworkPort:
         """Move an app to another state."""
         return await self._node.change_app(app_id, state, caller=caller, message=message)
 
-    async def submit(self, spec: JobSpec, *, caller: Caller, job_id: str | None = None) -> Job:
-        """Accept a job."""
-        return (await self._node.submit(spec, caller=caller, job_id=job_id))[0]
+    async def edit_app(self, app_id: str, source: Path, *, caller: Caller) -> App:
+        """Replace the files of an app that is not published; once this returns, it is installed."""
+        return await self._node.edit_app(app_id, caller=caller, source=source)
 
-    async def finished_job(self, job_id: str) -> Job:
-        """Wait until a job has ended."""
-        return await self._node.finished_job(job_id)
+    def layer_paths(self, app: App) -> dict[str, Path]:
+        """Give the directories of an app's layers by role."""
+        return self._node.apps.layer_paths(app.digest, app.layers)
+
+    async def submit(self, spec: JobSpec, *, caller: Caller, job_id: str | None = None, lane: str | None = None) -> Job:
+        """Accept a job, in a lane or for the engine to place."""
+        return (await self._node.submit(spec, caller=caller, job_id=job_id, lane=lane))[0]
+
+    async def open_lane(self, lane: str, *, width: int) -> None:
+        """Let the jobs of a lane run from now on: in their order, `width` at once."""
+        await self._node.lanes.open(lane, width=width)
+
+    def lane_load(self) -> LaneLoad:
+        """Count the jobs of open lanes."""
+        return self._node.lanes.load()
+
+    async def get_job(self, job_id: str) -> Job:
+        """Read one job."""
+        return await self._node.store.get_job(job_id)
+
+    async def list_jobs(self, where: JobFilter, page: Page) -> list[Job]:
+        """Read jobs, newest first."""
+        return await self._node.store.list_jobs(where, page)
+
+    async def cancel(self, job_id: str, *, caller: Caller) -> Job:
+        """Cancel a job."""
+        return await self._node.cancel(job_id, caller=caller)
+
+    async def forget_jobs(self, *, caller: Caller, before: float, keep: int) -> None:
+        """Forget the caller's jobs that ended before a moment, and of the others all but the latest `keep`."""
+        await self._node.store.forget(owner=caller.name, before=before, keep=keep)
+
+    async def finished_job(self, job_id: str, *, within: float | None = None) -> Job:
+        """Wait until a job has ended, at most so many seconds, and give it as it then is."""
+        return await self._node.finished_job(job_id, within=within)
 
     async def job_attempts(self, job_id: str) -> list[Attempt]:
         """Read the attempts of a job."""

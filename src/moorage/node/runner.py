@@ -127,10 +127,11 @@ class Runner:
         live = self.live.get(attempt.job_id)
         return live.log if live is not None and live.attempt.id == attempt.id else None
 
-    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None]) -> None:
+    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None) -> None:
         """Run an attempt and write down how it ended; when the node stops meanwhile, as lost.
 
         `release` is called as soon as the app's processes are gone: storing outputs needs no reservation.
+        A job of a lane gets no directory and no log, since it runs no process.
         """
         workspace = self._work / attempt.id
         log_bytes = job.spec.limits.log_bytes
@@ -152,18 +153,20 @@ class Runner:
             del self.live[job.id]
             live.log.end()
             live.log.close()
-            await asyncio.shield(asyncio.to_thread(remove_workspace, workspace))
+            if job.lane is None:
+                await asyncio.shield(asyncio.to_thread(remove_workspace, workspace))
 
     async def _drive(self, live: Live) -> Result:
         """Prepare and run; everything that goes wrong is a result."""
         try:
             if await self._store.cancelling(live.job.id):  # asked for between the claim and `live`
                 live.cancelled.set()
-            self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
-            make_workspace(live.workspace)
+            if live.job.lane is None:
+                self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
+                make_workspace(live.workspace)
             if live.total_left == 0.0:
                 return Result(error=TotalTimeout().info, timed_out=True)
-            return await self._networks[live.job.network].run(await self._context(live))
+            return await self._ask(self._networks[live.job.network], await self._context(live))
         except MoorageError as error:
             return Result(error=error.info)
         except OSError as error:
@@ -174,6 +177,12 @@ class Runner:
         finally:
             if live.watch is not None:
                 live.watch.stop()
+
+    async def _ask(self, network: Network, ctx: Context) -> Result:
+        if ctx.job.spec.mode != "check":
+            return await network.run(ctx)
+        findings = await network.check(ctx)
+        return Result(value=[dataclasses.asdict(finding) for finding in findings])
 
     async def _conclude(self, live: Live, result: Result) -> None:
         result = _overruled(live, result)
@@ -204,7 +213,7 @@ class Runner:
 
     async def _context(self, live: Live) -> Context:
         app = await self._apps.pinned(live.job)
-        layers = self._apps.layer_paths(live.job)
+        layers = self._apps.layer_paths(app.digest, app.layers)
         sandbox = self._sandbox(live.job)
         inputs = await self._inputs(live.job)
         return Context(
@@ -223,7 +232,7 @@ class Runner:
             emit=lambda topic, message, **data: self._emit(live, topic, message, data),
             started=lambda: self._advance(live, AttemptState.RUNNING, "The app has started."),
             collecting=lambda: self._collecting(live),
-            log=live.log.write,
+            log=live.log.write if live.job.lane is None else _drop,
             cancelled=live.cancelled,
         )
 
@@ -308,6 +317,10 @@ async def _write_all(batch: list[Write], answers: Sequence[Coroutine[Any, Any, N
         if batch:
             await asyncio.sleep(NO_STORE)
         answers = [write() for write in batch]
+
+
+def _drop(stream: Stream, chunk: bytes) -> None:
+    """Take what nobody keeps."""
 
 
 def _overruled(live: Live, result: Result) -> Result:

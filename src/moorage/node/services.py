@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from socket import socket
 
 import structlog
 
 from moorage.errors import MoorageError, ServiceUnavailable, UnknownIsolation
 from moorage.model.ids import new_id
-from moorage.networks.base import Endpoint, ServiceSpec
-from moorage.sandbox.base import Process, Sandbox, Stream
+from moorage.networks.base import Endpoint, ServiceSpec, ServiceState
+from moorage.sandbox.base import ImageSpec, Load, Process, Sandbox, Stream
+from moorage.sandbox.docker import Docker
 
 log = structlog.get_logger(__name__)
 
@@ -23,20 +24,6 @@ BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE = 10.0
 """Seconds that a service has to run for its end not to count as one failure more in a row."""
 TAIL = 8 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceState:
-    """What the node tells of one service."""
-
-    key: str
-    state: str
-    """`starting`, `ready`, `failed` or `stopped`."""
-    leases: int
-    restarts: int
-    started_at: float | None
-    reason: str | None
-    log_tail: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,10 +39,20 @@ class _Service:
     restarts: int = 0
     failures: int = 0
     state: str = "stopped"
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and made anew, whenever the state changes."""
     reason: str | None = None
     started_at: float | None = None
     tail: bytearray = field(default_factory=bytearray)
     idle: asyncio.TimerHandle | None = None
+
+    def become(self, state: str, reason: str | None = None) -> None:
+        self.state, self.reason = state, reason
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def doing(self, what: str) -> None:
+        self.reason = what
 
     def log(self, _: Stream, chunk: bytes) -> None:
         self.tail += chunk
@@ -77,8 +74,8 @@ class LocalServices:
     is kept, with a growing pause after each failure in a row.
     """
 
-    def __init__(self, sandboxes: dict[str, Sandbox], isolation: str) -> None:
-        self._sandboxes, self._isolation = sandboxes, isolation
+    def __init__(self, sandboxes: dict[str, Sandbox], docker: Docker, isolation: str) -> None:
+        self._sandboxes, self._docker, self._isolation = sandboxes, docker, isolation
         self._services: dict[str, _Service] = {}
 
     @contextlib.asynccontextmanager
@@ -92,9 +89,12 @@ class LocalServices:
         if service.idle is not None:
             service.idle.cancel()
         try:
-            async with service.lock:
-                if service.state != "ready":
-                    await self._start(service)
+            if service.keeper is not None:
+                await _settled(service)
+            else:
+                async with service.lock:
+                    if service.state != "ready":
+                        await self._start(service)
             yield service
         finally:
             service.leases -= 1
@@ -107,22 +107,22 @@ class LocalServices:
         if service.idle is not None:
             service.idle.cancel()
         if service.keeper is None:
+            service.become("starting")
             service.keeper = asyncio.ensure_future(self._keep(service))
 
-    def list(self) -> list[ServiceState]:
+    def states(self) -> tuple[ServiceState, ...]:
         """Tell of every service that was ever needed."""
-        return [
-            ServiceState(
-                key=key,
-                state=service.state,
-                leases=service.leases,
-                restarts=service.restarts,
-                started_at=service.started_at,
-                reason=service.reason,
-                log_tail=service.tail.decode(errors="replace"),
-            )
-            for key, service in sorted(self._services.items())
-        ]
+        return tuple(_state(service) for _, service in sorted(self._services.items()))
+
+    async def measured(self) -> tuple[ServiceState, ...]:
+        """Tell of every service that was ever needed, and what each uses now."""
+        services = [service for _, service in sorted(self._services.items())]
+        loads = await asyncio.gather(*map(_load, services))
+        return tuple(replace(_state(service), load=load) for service, load in zip(services, loads, strict=True))
+
+    def state(self, key: str) -> ServiceState:
+        """Tell of one service."""
+        return _state(self._services[key])
 
     async def close(self) -> None:
         """Stop every service."""
@@ -143,7 +143,7 @@ class LocalServices:
                     if service.state != "ready":
                         await self._start(service)
             except MoorageError as error:
-                service.reason = error.message
+                service.become("failed", error.message)
                 log.warning("service not available", service=service.spec.key, reason=error.message)
             if service.ended is not None:
                 await asyncio.shield(service.ended)
@@ -152,28 +152,32 @@ class LocalServices:
         await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
         if service.ended is not None:
             await service.ended  # of the one before: its end must not be taken for ours
-        service.state, service.reason = "starting", None
+        service.become("starting")
         service.restarts += service.started_at is not None
         try:
-            sandbox = self._sandbox(service.spec)
-            service.process = await sandbox.start(service.spec.process, name=new_id("svc"), output=service.log)
+            service.process = await self._launch(service)
         except MoorageError as error:
-            service.state, service.reason = "failed", error.message
+            service.become("failed", error.message)
             service.failures += 1
             raise
         service.ended = asyncio.ensure_future(self._await_end(service, service.process))
         service.started_at = time.time()
         await self._await_ready(service)
 
+    async def _launch(self, service: _Service) -> Process:
+        spec = service.spec.process
+        if isinstance(spec, ImageSpec):
+            return await self._docker.start(spec, output=service.log, progress=service.doing)
+        return await self._sandbox(service.spec).start(spec, name=new_id("svc"), output=service.log)
+
     async def _await_ready(self, service: _Service) -> None:
         deadline = time.monotonic() + service.spec.ready_within
         while service.state == "starting":
             if await service.spec.ready(service) and service.state == "starting":
-                service.state = "ready"
+                service.become("ready")
                 return
             if time.monotonic() > deadline:
-                service.reason = f"It did not answer within {service.spec.ready_within:g} seconds."
-                self._stop(service, "failed")
+                self._stop(service, "failed", f"It did not answer within {service.spec.ready_within:g} seconds.")
             else:
                 await asyncio.sleep(PROBE_EVERY)
         service.failures += 1
@@ -189,15 +193,15 @@ class LocalServices:
         if service.process is process and service.state in {"starting", "ready"}:
             if service.state == "ready":  # else whoever waits for it counts the failure
                 service.failures = 0 if time.monotonic() - begun > STABLE else service.failures + 1
-            service.state, service.reason = "failed", reason
+            service.become("failed", reason)
 
     def _stop_later(self, service: _Service) -> None:
         loop = asyncio.get_running_loop()
         service.idle = loop.call_later(service.spec.idle_after, self._stop, service)
 
-    def _stop(self, service: _Service, state: str = "stopped") -> None:
+    def _stop(self, service: _Service, state: str = "stopped", reason: str | None = None) -> None:
         if service.state in {"starting", "ready"}:
-            service.state = state
+            service.become(state, reason)
         if service.process is not None:
             service.process.kill()
 
@@ -206,3 +210,32 @@ class LocalServices:
         if name not in self._sandboxes:
             raise UnknownIsolation(f"This node has no sandbox called {name!r}.")
         return self._sandboxes[name]
+
+
+async def _settled(service: _Service) -> None:
+    """Wait for a kept service while it starts.
+
+    Raises ServiceUnavailable with the reason if it has failed.
+    """
+    while service.state == "starting":
+        await service.changed.wait()
+    if service.state != "ready":
+        raise ServiceUnavailable(service.reason or f"Service {service.spec.key} is {service.state}.")
+
+
+def _state(service: _Service) -> ServiceState:
+    return ServiceState(
+        key=service.spec.key,
+        state=service.state,
+        leases=service.leases,
+        restarts=service.restarts,
+        started_at=service.started_at,
+        reason=service.reason,
+        log_tail=service.tail.decode(errors="replace"),
+    )
+
+
+async def _load(service: _Service) -> Load:
+    if service.process is None or service.state not in {"starting", "ready"}:
+        return Load()
+    return await service.process.load()

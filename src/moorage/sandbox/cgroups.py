@@ -11,12 +11,13 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from moorage.model.limits import Limits
+from moorage.sandbox.base import Load
 from moorage.sandbox.hierarchies import Hierarchy, find_parent, hierarchies
 
 PERIOD = 100_000
@@ -33,6 +34,7 @@ LIMIT_FILES = {
     2: {"memory": "memory.max", "swap": "memory.swap.max", "pids": "pids.max", "cpu": "cpu.max"},
 }
 UNLIMITED = ("max", "-1", str((1 << 63) - 4096))
+LOAD_FILES = {1: "memory.usage_in_bytes", 2: "memory.current"}
 MEMORY_FILES = {1: ("memory.oom_control", "memory.max_usage_in_bytes"), 2: ("memory.events", "memory.peak")}
 
 
@@ -80,6 +82,15 @@ class Group:
     def usage(self) -> Usage:
         """Read what its processes have used so far."""
         return next((_usage(parent, self.name) for parent in self.parents if "memory" in parent.controllers), Usage())
+
+    def load(self) -> Load:
+        """Read what its processes use now; memory includes the files that they have cached."""
+        places: list[tuple[int, str]] = [(parent.version, f"{parent.path}/{self.name}") for parent in self.parents]
+        return Load(
+            cpu=_cpu(places),
+            memory=_first(f"{place}/{LOAD_FILES[version]}" for version, place in places),
+            pids=_first(f"{place}/pids.current" for _, place in places),
+        )
 
     def kill(self) -> int:
         """Kill its processes; return how many there were."""
@@ -230,6 +241,35 @@ def _usage(parent: Parent, name: str) -> Usage:
     with contextlib.suppress(FileNotFoundError):  # Linux before 5.19 keeps no peak in version 2
         usage = replace(usage, peak_memory=int(_read(f"{parent.path}/{name}/{peak}")))
     return usage
+
+
+def _cpu(places: list[tuple[int, str]]) -> float | None:
+    """Tell the seconds of processor time that a group has used; None if it is gone.
+
+    Where nothing counts them, those of its processes and of the children that these have waited for are added up.
+    """
+    if (nanoseconds := _first(f"{place}/cpuacct.usage" for _, place in places)) is not None:
+        return nanoseconds / 1e9
+    for version, place in places:
+        with contextlib.suppress(OSError):
+            if version == 2:
+                return _table(f"{place}/cpu.stat")["usage_usec"] / 1e6
+    members = _members(Path(places[0][1])) if places else []
+    return sum(map(_ticks, members)) / os.sysconf("SC_CLK_TCK") if members else None
+
+
+def _ticks(pid: int) -> int:
+    with contextlib.suppress(OSError):  # it has just ended
+        return sum(map(int, _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:15]))
+    return 0
+
+
+def _first(files: Iterable[str]) -> int | None:
+    """Read the number in the first of these files that is there."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            return int(_read(file))
+    return None
 
 
 def _end(path: Path) -> set[int]:

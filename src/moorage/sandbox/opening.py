@@ -24,13 +24,18 @@ async def open_sandboxes(*, data_dir: Path, run_dir: Path, warm: int = 0) -> dic
     sandboxes keep a directory `sandbox` of their own. Up to `warm` Python interpreters are kept waiting (warm.py).
     """
     files = run_dir / "sandbox"
-    cgroups = open_cgroups(blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest())
+    cgroups = open_cgroups(node_id(data_dir))
     filtered = await asyncio.to_thread(_make_files, files)
     spawner = Spawner(cgroups)
     seccomp = files / "seccomp" if filtered else None
     bubblewrap = Bubblewrap(spawner, etc=files / "etc", seccomp=seccomp, warm=warm)
     await fit(bubblewrap, files)
     return {"bubblewrap": bubblewrap, "host": Host(spawner, homes=files / "homes")}
+
+
+def node_id(data_dir: Path) -> str:
+    """Name a node by its data directory, as its cgroups and containers are marked."""
+    return blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest()
 
 
 async def fit(bubblewrap: Bubblewrap, files: Path) -> None:

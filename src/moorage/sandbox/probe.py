@@ -18,6 +18,7 @@ from moorage.model.limits import MIB, Limits
 from moorage.sandbox.base import SANDBOX_UID, Check, ProcessSpec, Sandbox
 from moorage.sandbox.bubblewrap import Bubblewrap
 from moorage.sandbox.cgroups import Cgroups
+from moorage.sandbox.docker import describe_engine
 from moorage.sandbox.internet import TUN
 from moorage.sandbox.opening import open_sandboxes
 
@@ -46,7 +47,7 @@ async def probe(data_dir: Path) -> list[Check]:
         assert isinstance(bubblewrap, Bubblewrap)
         try:
             said, routes = await _try(bubblewrap, TRIAL), await _try(bubblewrap, ROUTES, "internet")
-            return await asyncio.to_thread(_report, bubblewrap, said, routes, place)
+            return [*await asyncio.to_thread(_report, bubblewrap, said, routes, place), await _docker()]
         finally:
             await bubblewrap.close()
     finally:
@@ -77,6 +78,14 @@ async def _try(sandbox: Sandbox, script: str, network: Literal["none", "internet
     except MoorageError as error:
         return error
     return b"".join(said).decode(errors="replace")
+
+
+async def _docker() -> Check:
+    try:
+        return _check("docker", ok=True, message=await describe_engine())
+    except MoorageError as error:
+        otherwise = f"Containers of images cannot be run: {error.message}"
+        return _check("docker", ok=False, message="", otherwise=otherwise, fix=error.hint)
 
 
 def _report(bubblewrap: Bubblewrap, said: str | MoorageError, routes: str | MoorageError, place: Path) -> list[Check]:

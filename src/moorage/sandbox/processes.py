@@ -19,7 +19,7 @@ from typing import Any
 import moorage
 from moorage.errors import ArgumentsTooLong, MoorageError, SandboxUnavailable
 from moorage.model.limits import Limits
-from moorage.sandbox.base import SANDBOX_UID, Exit, OutputSink, ProcessSpec, Stream
+from moorage.sandbox.base import SANDBOX_UID, Exit, Load, OutputSink, ProcessSpec, Stream
 from moorage.sandbox.cgroups import Cgroups, Group, Usage
 from moorage.sandbox.memory_files import memory_file, sealed
 from moorage.sandbox.messages import NOW, receive
@@ -81,6 +81,7 @@ class Running:
         order: Callable[..., None],
         output: OutputSink,
         conclude: Callable[[], Awaitable[Usage]],
+        group: Group | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
@@ -92,6 +93,7 @@ class Running:
         self._order = order
         self._output = output
         self._conclude = conclude
+        self._group = group
         self._over: asyncio.Future[Exit | MoorageError] = loop.create_future()
         self._why: dict[str, Any] = {}
         self._said = b""
@@ -123,6 +125,10 @@ class Running:
         connection = socket.socket(fileno=descriptors[0])
         connection.setblocking(False)
         return connection
+
+    async def load(self) -> Load:
+        """Tell what it uses now; nothing where it has no cgroup."""
+        return self._group.load() if self._group else Load()
 
     def when_over(self, callback: Callable[[], object]) -> None:
         """Call back when nothing of it is left."""
@@ -283,7 +289,7 @@ class Spawner:
 
     def _expect(self, place: Place, output: OutputSink, after: Callable[[], object] | None) -> Running:
         conclude = partial(self._conclude, place, after)
-        running = self._running[place.number] = Running(place.number, self._order, output, conclude)
+        running = self._running[place.number] = Running(place.number, self._order, output, conclude, place.group)
         return running
 
     def _send(

@@ -68,8 +68,19 @@ def claim(tx: Transaction, job_id: str, *, place: str) -> Attempt | None:
     transition(
         tx, JOB, subject, job["state"], JobState.RUNNING, update=SQL["start_job"], values=values, message=message
     )
-    tx.execute(SQL["insert"], (job["n"], attempt.number, attempt.id, place, tx.now))
-    tx.append(subject, "attempt.placed", f"Placed on {place}.", attempt_id=attempt.id)
+    tx.execute(
+        SQL["insert"],
+        {
+            **values,
+            "job": job["n"],
+            "id": attempt.id,
+            "state": attempt.state,
+            "place": place,
+            "started_at": attempt.started_at,
+        },
+    )
+    message = f"Placed on {place}." if attempt.state is AttemptState.PLACED else "The services are asked."
+    tx.append(subject, f"attempt.{attempt.state}", message, attempt_id=attempt.id)
     return attempt
 
 
@@ -79,10 +90,11 @@ def _new_attempt(job: sqlite3.Row, place: str, now: float) -> Attempt:
         id=new_id("attempt"),
         job_id=job["id"],
         number=number,
-        state=AttemptState.PLACED,
+        state=AttemptState.PLACED if job["lane"] is None else AttemptState.RUNNING,
         lease=number,
         place=place,
         created_at=now,
+        started_at=None if job["lane"] is None else now,
     )
 
 

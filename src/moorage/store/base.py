@@ -31,6 +31,7 @@ class JobFilter:
     app_id: str | None = None
     network: str | None = None
     state: JobState | None = None
+    ended: bool | None = None
     labels: Mapping[str, str] | None = None
     parent_id: str | None = None
 
@@ -104,6 +105,12 @@ class Store(Protocol):
         failed or been cancelled (DependencyFailed). Appends `job.queued`.
         """
 
+    async def start(self, app_id: str, build: Callable[[App], Job], *, place: str) -> tuple[Job, Attempt]:
+        """Accept a new job of a lane and give out its lease, in one transaction.
+
+        Appends `job.queued`, `job.running` and `attempt.running`. Raises what `build` raises, IdempotencyConflict.
+        """
+
     async def get_job(self, job_id: str) -> Job:
         """Read one job."""
 
@@ -117,18 +124,21 @@ class Store(Protocol):
         """Read what the job left, sorted by path; that of its last attempt."""
 
     async def ready(self, limit: int) -> list[Job]:
-        """Read the oldest queued jobs that wait for no other job, in the order of their submission."""
+        """Read the oldest queued jobs of no lane that wait for no other job, in the order of their submission."""
+
+    async def lane(self, name: str) -> list[str]:
+        """Read the ids of the queued jobs of a lane that wait for no other job, in the order of their submission."""
 
     async def waiting_for(self, job_id: str) -> list[str]:
         """Read the ids of unfinished jobs that a queued job runs after."""
 
     async def ahead_of(self, job_id: str) -> int:
-        """Count the ready jobs that come before a queued job (at most 1,000 are counted)."""
+        """Count the ready jobs that come before a queued one where it waits (at most 1,000 are counted)."""
 
     async def claim(self, job_id: str, *, place: str) -> Attempt | None:
         """Make a queued job running and give out the lease; None if it is not queued any more.
 
-        Appends `job.running` and `attempt.placed`.
+        Appends `job.running` and `attempt.placed`; in a lane the attempt is running at once (`attempt.running`).
         """
 
     async def advance(self, attempt: Attempt, state: AttemptState, *, message: str) -> None:
@@ -172,6 +182,13 @@ class Store(Protocol):
 
     async def running(self) -> list[Attempt]:
         """Read the attempts that have not ended: at start-up, those that an earlier node lost."""
+
+    async def forget(self, *, owner: str, before: float, keep: int) -> int:
+        """Forget an owner's ended jobs and all that is known of them; return how many.
+
+        Those that ended before the moment, and of the others all but the latest `keep`. A job that others run after
+        stays while they wait.
+        """
 
     async def job_counts(self) -> dict[JobState, int]:
         """Count jobs by state."""

@@ -141,3 +141,23 @@ def _why_expired(row: sqlite3.Row) -> ErrorInfo:
     if timeouts.total is not None and row["created_at"] + timeouts.total <= row["expires_at"]:
         return TotalTimeout(f"The job did not end within its total timeout of {timeouts.total:g} s.").info
     return QueueTimeout(f"The job waited longer than its queue timeout of {timeouts.queue:g} s.").info
+
+
+def forget(tx: Transaction, owner: str, *, before: float, keep: int) -> Steps[int]:
+    """Forget ended jobs, a hundred at a time."""
+    latest = tx.one(SQL["nth_latest"], (owner, keep - 1))
+    values = {"owner": owner, "before": before if latest is None else max(before, latest["finished_at"])}
+    forgotten = 0
+    while found := tx.execute(SQL["forgettable"], values).fetchall():
+        for row in found:
+            _forget(tx, row["n"], row["id"])
+            yield
+        forgotten += len(found)
+    return forgotten
+
+
+def _forget(tx: Transaction, number: int, job_id: str) -> None:
+    tx.execute(SQL["forget_events"], (job_id,))
+    tx.execute(SQL["forget_labels"], {"n": number})
+    for statement in ("forget_attempts", "forget_after", "forget_job"):
+        tx.execute(SQL[statement], (number,))

@@ -68,6 +68,7 @@ def _values(where: JobFilter) -> dict[str, Any]:
         "app_id": where.app_id,
         "network": where.network,
         "state": where.state,
+        "ended": where.ended,
         "parent_id": where.parent_id,
         "labels": rows.dumps(labels) if labels else None,
         "key": key,
@@ -88,9 +89,14 @@ def ready(connection: sqlite3.Connection, limit: int) -> list[Job]:
     return [rows.job(row) for row in connection.execute(SQL["ready"], (limit,))]
 
 
+def lane(connection: sqlite3.Connection, name: str) -> list[str]:
+    """Read the ids of the jobs that wait in a lane, in order."""
+    return [row["id"] for row in connection.execute(SQL["lane"], (name,))]
+
+
 def ahead_of(connection: sqlite3.Connection, job_id: str) -> int:
     """Count the ready jobs that come before a job."""
-    return int(connection.execute(SQL["ahead"], (place(connection, job_id),)).fetchone()["ahead"])
+    return int(connection.execute(SQL["ahead"], {"n": place(connection, job_id)}).fetchone()["ahead"])
 
 
 def waiting_for(connection: sqlite3.Connection, job_id: str) -> list[str]:

@@ -39,6 +39,8 @@ def spec_text(spec: JobSpec) -> str:
         document["labels"] = dict(spec.labels)
     if spec.after:
         document["after"] = spec.after
+    if spec.mode != "run":
+        document["mode"] = spec.mode
     return dumps(document)
 
 
@@ -55,6 +57,7 @@ def spec(text: str, app_id: str) -> JobSpec:
         lost_retries=document["lost_retries"],
         labels=document.get("labels", {}),
         after=tuple(document.get("after", ())),
+        mode=document.get("mode", "run"),
     )
 
 
@@ -76,6 +79,7 @@ def job(row: sqlite3.Row) -> Job:
         app_digest=row["app_digest"],
         layers=loads(row["layers"]),
         spec=spec(row["spec"], row["app_id"]),
+        lane=row["lane"],
         state=JobState(row["state"]),
         created_at=row["created_at"],
         started_at=row["started_at"],

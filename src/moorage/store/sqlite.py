@@ -106,6 +106,12 @@ class SqliteStore:
             )
         )
 
+    def start(
+        self, app_id: str, build: Callable[[App], Job], *, place: str
+    ) -> Coroutine[Any, Any, tuple[Job, Attempt]]:
+        """Accept a new job of a lane and give out its lease."""
+        return self._writer.write(lambda tx: submissions.start(tx, app_id, build, place=place))
+
     async def get_job(self, job_id: str) -> Job:
         """Read one job."""
         return self._read(jobs.get, job_id)
@@ -133,6 +139,10 @@ class SqliteStore:
     async def ready(self, limit: int) -> list[Job]:
         """Read the oldest queued jobs that wait for no other."""
         return self._read(listing.ready, limit)
+
+    async def lane(self, name: str) -> list[str]:
+        """Read the ids of the jobs that wait in a lane."""
+        return self._read(listing.lane, name)
 
     async def waiting_for(self, job_id: str) -> list[str]:
         """Read the ids of unfinished jobs that a queued job runs after."""
@@ -184,6 +194,10 @@ class SqliteStore:
     async def running(self) -> list[Attempt]:
         """Read the attempts that have not ended."""
         return self._read(attempts.unfinished)
+
+    def forget(self, *, owner: str, before: float, keep: int) -> Coroutine[Any, Any, int]:
+        """Forget ended jobs and all that is known of them."""
+        return self._writer.write(lambda tx: jobs.forget(tx, owner, before=before, keep=keep))
 
     async def job_counts(self) -> dict[JobState, int]:
         """Count jobs by state."""

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from moorage.errors import AppUnavailable, DependencyFailed, IdempotencyConflict, NotFound
 from moorage.model.apps import App
-from moorage.model.jobs import Job
+from moorage.model.jobs import Attempt, Job
 from moorage.model.states import JobState
-from moorage.store import apps, queries, rows
+from moorage.store import apps, attempts, queries, rows
 from moorage.store.jobs import expiry
 from moorage.store.transitions import Subject, Transaction
 
@@ -50,6 +50,15 @@ def submit(
     return job, True
 
 
+def start(tx: Transaction, app_id: str, build: Callable[[App], Job], *, place: str) -> tuple[Job, Attempt]:
+    """Accept a job and give out its lease."""
+    job = replace(build(apps.known(tx, app_id)), created_at=tx.now)
+    _insert(tx, job, rows.spec_text(job.spec))
+    attempt = attempts.claim(tx, job.id, place=place)
+    assert attempt is not None
+    return replace(job, state=JobState.RUNNING, started_at=tx.now, attempts=1), attempt
+
+
 def _earlier(tx: Transaction, owner: str, job_id: str | None, key: str | None) -> sqlite3.Row | None:
     row = None
     if job_id is not None:
@@ -80,6 +89,7 @@ def _insert(tx: Transaction, job: Job, text: str) -> None:
         job.parent_id,
         job.retry_of,
         job.idempotency_key,
+        job.lane,
         text,
     )
     try:

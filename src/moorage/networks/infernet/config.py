@@ -80,8 +80,8 @@ class Extras:
     """Whether JSON with an error status counts as an output (section 3.3)."""
     isolation: Annotated[str, Field(min_length=1)] | None = None
     """Name of a sandbox; None is the node's own choice."""
-    network: Literal["none", "internet"] = "none"
-    """What it may reach."""
+    network: Literal["none", "internet"] | None = None
+    """What it may reach; None is `internet` for an image, as on the network's own node, and `none` for a folder."""
     directory: Annotated[Folder | None, BLANK] = None
     """A local folder to run `command` in, instead of an image."""
 
@@ -185,6 +185,8 @@ class Server:
     max_batch: Positive = 1000
     max_queue: Positive = 10_000
     """Jobs that may wait; further ones are refused."""
+    trusted_proxies: tuple[Source, ...] = ()
+    """Whose `X-Forwarded-For` tells the client's address; otherwise it is that of the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +236,14 @@ def read(path: Path) -> Config:
 
     Raises SourceNotFound; BadManifest with one line for each bad key (section 2.1), never with a secret.
     """
-    document = _parse(path)
+    return parse(load(path), path)
+
+
+def parse(document: Mapping[str, Any], path: Path) -> Config:
+    """Validate what a file holds.
+
+    Raises BadManifest.
+    """
     warnings = tuple(f"{path}: {warning}" for warning in _warnings(document))
     problems = dict(_missing(document))
     try:
@@ -251,7 +260,11 @@ def _adapter() -> TypeAdapter[Config]:
     return TypeAdapter(Config)
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """Read a file's JSON object.
+
+    Raises SourceNotFound, BadManifest.
+    """
     try:
         document = from_json(path.read_bytes(), allow_inf_nan=False)
     except FileNotFoundError:

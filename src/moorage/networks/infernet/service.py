@@ -14,6 +14,14 @@ MAX_ERROR = 4 * KIB
 _JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json", re.ASCII | re.IGNORECASE)
 
 
+class ContainerError(Exception):
+    """A container gave nothing; `failure` says why."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.failure = _failure(text)
+
+
 class Place(IntEnum):
     """Where a container's input comes from or its output goes to."""
 
@@ -55,7 +63,7 @@ def take(status: int, media_type: str | None, body: bytes, *, accept_error_statu
     media_type = (media_type or "").partition(";")[0].strip()
     is_json = _JSON_TYPE.fullmatch(media_type) is not None
     if not 200 <= status < 300 and not (accept_error_status and is_json):
-        return _failure(f"HTTP {status}: {_text(body)}")
+        return _failure(error_of(status, body))
     if not is_json:
         return _failure(f"Attempt to decode JSON with unexpected mimetype: {media_type or '(none)'}")
     if not body.strip():
@@ -64,6 +72,11 @@ def take(status: int, media_type: str | None, body: bytes, *, accept_error_statu
         return Output(value=load(body))
     except BadBody:
         return _failure(_text(body))
+
+
+def error_of(status: int, body: bytes) -> str:
+    """Write the error of a reply with an error status."""
+    return f"HTTP {status}: {_text(body)}"
 
 
 def _failure(text: str) -> Failure:

@@ -8,7 +8,7 @@ from pathlib import Path
 from moorage.errors import InputUnavailable, JobCancelled, JobCrashed, JobTimedOut, MoorageError, OutOfMemory
 from moorage.layers.python import python_runtime
 from moorage.model.jobs import Result, Usage
-from moorage.networks.base import Context
+from moorage.networks.base import Context, Finding
 from moorage.networks.infrax import texts
 from moorage.networks.infrax.arguments import Arguments
 from moorage.networks.infrax.manifest import MAIN, Knobs, knobs_of
@@ -33,6 +33,29 @@ async def run(ctx: Context) -> Result:
     outcome = await ctx.supervise(process)
     ctx.collecting()
     return await _collect(ctx, _judge(ctx, outcome))
+
+
+async def check(ctx: Context) -> tuple[Finding, ...]:
+    """Find out whether Python can read main.py, in the sandbox and with the app's own interpreter."""
+    process = await ctx.start(replace(_process(ctx, knobs_of(ctx.app)), argv=_compiler(ctx), interpreter=()))
+    ctx.started()
+    outcome = await ctx.supervise(process)
+    ctx.collecting()
+    rule = "main.py is valid Python"
+    if outcome.exit.status == 0:
+        return (Finding(rule=rule, verdict="passed"),)
+    return (
+        Finding(
+            rule=rule,
+            verdict="failed",
+            message="It cannot be compiled.",
+            hint="Read the error with `moorage job logs`.",
+        ),
+    )
+
+
+def _compiler(ctx: Context) -> tuple[str, ...]:
+    return python_runtime(ctx.layers["python"]).python, "-c", f"compile(open('{MAIN}').read(), '{MAIN}', 'exec')"
 
 
 async def _lay_out(ctx: Context) -> None:

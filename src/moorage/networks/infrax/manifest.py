@@ -44,7 +44,7 @@ def read(source: Path) -> Manifest:
     return Manifest(
         network=NETWORK,
         name=source.name,
-        python=PythonEnvironment(requirements=_requirements(source, app_file)),
+        environments={"python": PythonEnvironment(requirements=_requirements(source, app_file))},
         data={**knobs.model_dump(), "limits": app_file.limits.model_dump(exclude_none=True)},
         ignore=IGNORED,
         warnings=tuple(_warnings(source, app_file)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from moorage.errors import Invalid
 from moorage.model.apps import App
 from moorage.model.jobs import JSON, JobSpec, Result
-from moorage.networks.base import Context, Manifest, Port, Surface
+from moorage.networks.base import Context, Finding, Manifest, Port, Surface
 from moorage.networks.infrax import arguments, job, manifest
 from moorage.networks.manifest import unknown_key, with_declared
 
@@ -30,6 +30,10 @@ class InfraX:
         """Read and validate an app's directory; raises BadApp, BadManifest."""
         return manifest.read(source)
 
+    def pack(self, source: str, target: Path) -> str | None:
+        """Say that there are no other forms of an InfraX app than a folder or an archive of one."""
+        return None
+
     def accept(self, app: App, spec: JobSpec) -> JobSpec:
         """Check the arguments, put them over the app's defaults, and apply `time_to_give_up` and `[limits]`.
 
@@ -49,6 +53,10 @@ class InfraX:
     async def run(self, ctx: Context) -> Result:
         """Run main.py once and collect output/."""
         return await job.run(ctx)
+
+    async def check(self, ctx: Context) -> tuple[Finding, ...]:
+        """Find out whether main.py runs at all: everything else is up to the app."""
+        return await job.check(ctx)
 
     def surface(self, port: Port) -> Surface | None:
         """Serve the network's router, if the configuration says `surface = true`."""

@@ -15,7 +15,8 @@ SELECT n, id, state FROM attempts WHERE job = ? AND number = ?
 SELECT outputs FROM attempts JOIN jobs ON attempts.job = jobs.n AND attempts.number = jobs.attempts WHERE jobs.id = ?
 
 -- name: insert
-INSERT INTO attempts (job, number, id, state, place, created_at) VALUES (?, ?, ?, 'placed', ?, ?)
+INSERT INTO attempts (job, number, id, state, place, created_at, started_at)
+VALUES (:job, :number, :id, :state, :place, :now, :started_at)
 
 -- name: advance
 UPDATE attempts SET

@@ -25,3 +25,29 @@ DELETE FROM job_after WHERE leader = ? AND follower = ?
 
 -- name: unblock
 UPDATE jobs SET blocked = blocked - 1 WHERE n = ?
+
+-- name: nth_latest
+SELECT finished_at FROM jobs WHERE owner = ? AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1 OFFSET ?
+
+-- name: forgettable
+SELECT n, id FROM jobs
+WHERE owner = :owner AND finished_at IS NOT NULL AND finished_at < :before
+  AND NOT EXISTS (SELECT 1 FROM job_after WHERE leader = jobs.n)
+  AND id <> (SELECT subject FROM events ORDER BY id DESC LIMIT 1) -- or the number of that event would be given again
+ORDER BY finished_at LIMIT 100
+
+-- name: forget_events
+DELETE FROM events WHERE subject = ?
+
+-- name: forget_attempts
+DELETE FROM attempts WHERE job = ?
+
+-- name: forget_labels
+DELETE FROM job_labels WHERE (key, value, job) IN (
+  SELECT label.key, label.value, :n FROM jobs, json_each(jobs.spec, '$.labels') AS label WHERE jobs.n = :n)
+
+-- name: forget_after
+DELETE FROM job_after WHERE follower = ?
+
+-- name: forget_job
+DELETE FROM jobs WHERE n = ?

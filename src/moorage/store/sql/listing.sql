@@ -12,6 +12,7 @@ SELECT * FROM job_rows WHERE n IN (SELECT value FROM json_each(:numbers)) AND {s
   AND (:app_id IS NULL OR app_id = :app_id)
   AND (:network IS NULL OR network = :network)
   AND (:state IS NULL OR state = :state)
+  AND (:ended IS NULL OR (finished_at IS NOT NULL) = :ended)
   AND (:parent_id IS NULL OR parent_id = :parent_id)
   AND (:labels IS NULL OR NOT EXISTS (
     SELECT 1 FROM json_each(:labels) AS wanted WHERE NOT EXISTS (
@@ -21,11 +22,15 @@ SELECT * FROM job_rows WHERE n IN (SELECT value FROM json_each(:numbers)) AND {s
 SELECT n FROM jobs WHERE id = ?
 
 -- name: ready
-SELECT * FROM job_rows WHERE state = 'queued' AND blocked = 0 ORDER BY n LIMIT ?
+SELECT * FROM job_rows WHERE state = 'queued' AND lane IS NULL AND blocked = 0 ORDER BY n LIMIT ?
+
+-- name: lane
+SELECT id FROM jobs WHERE state = 'queued' AND lane = ? AND blocked = 0 ORDER BY n
 
 -- name: ahead
 SELECT count(*) AS ahead FROM (
-  SELECT 1 FROM jobs WHERE state = 'queued' AND blocked = 0 AND n < ? LIMIT 1000
+  SELECT 1 FROM jobs
+  WHERE state = 'queued' AND blocked = 0 AND lane IS (SELECT lane FROM jobs WHERE n = :n) AND n < :n LIMIT 1000
 )
 
 -- name: waiting_for

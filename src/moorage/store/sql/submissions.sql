@@ -7,8 +7,8 @@ SELECT * FROM job_rows WHERE owner = ? AND idempotency_key = ?
 -- name: insert
 INSERT INTO jobs
   (id, owner, network, app_id, app_digest, layers, state, blocked, created_at, expires_at, parent_id, retry_of,
-   idempotency_key, spec)
-VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)
+   idempotency_key, lane, spec)
+VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: label
 INSERT INTO job_labels (key, value, job) VALUES (?, ?, ?)

@@ -1,0 +1,250 @@
+"""Requests to one container, however it is run (contract, sections 3.2 and 3.3)."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Self
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import BaseConnector
+
+from moorage.errors import MoorageError, ServiceUnavailable
+from moorage.model.jobs import JSON
+from moorage.model.limits import KIB, MIB
+from moorage.networks.base import Endpoint
+from moorage.networks.infernet.service import MAX_ERROR, ContainerError, error_of, take
+from moorage.networks.infernet.wire import Failure, Output, load
+
+MAX_REPLY = 64 * MIB
+"""Bytes of an answer; a longer one fails. A stream may be of any length."""
+READ_AHEAD = 256 * KIB
+"""Bytes of a stream that are read before anybody takes them."""
+REDIRECTS = 5
+_KEEPS_BODY = frozenset({301, 302, 307, 308})
+"""Redirects that are followed with method and body, to the same host only."""
+
+_UNLIMITED = aiohttp.ClientTimeout(total=None)
+
+Acquire = Callable[[], AbstractAsyncContextManager[Endpoint]]
+"""Gives where a container answers, once it is ready."""
+
+
+class _Through(BaseConnector):
+    """Connects through an endpoint, whatever host a URL names."""
+
+    allowed_protocol_schema_set = frozenset({"http", ""})
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(limit=0, keepalive_timeout=15.0)
+        self._endpoint = endpoint
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
+        try:
+            sock = await self._endpoint.connect()
+        except ServiceUnavailable as error:
+            refused = ConnectionRefusedError(111, error.message)
+            raise aiohttp.ClientConnectorError(req.connection_key, refused) from error
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _, protocol = await self._loop.create_connection(self._factory, sock=sock)
+        return protocol
+
+
+def through(endpoint: Endpoint) -> BaseConnector:
+    """Make a connector whose every connection is one to an endpoint."""
+    return _Through(endpoint)
+
+
+class _Remote:
+    """An address on the network, which the library connects to by itself; it is always taken to be there."""
+
+    async def connect(self) -> socket.socket:
+        raise ServiceUnavailable
+
+
+@asynccontextmanager
+async def remote() -> AsyncIterator[Endpoint]:
+    """Give the place of a container that others run."""
+    yield _Remote()
+
+
+class Calls:
+    """Asks one container, with connections that are kept and `concurrency` requests at once."""
+
+    def __init__(
+        self,
+        name: str,
+        acquire: Acquire,
+        *,
+        url: str = "",
+        bearer: str = "",
+        timeout: float = 180.0,
+        stream_idle_timeout: float = 60.0,
+        stream_timeout: float = 3600.0,
+        concurrency: int = 16,
+        accept_error_status: bool = False,
+    ) -> None:
+        self.name, self._acquire, self._timeout = name, acquire, timeout
+        self._url = url or "http://localhost:3000"
+        self._remote = bool(url)
+        self._idle, self._longest = stream_idle_timeout, stream_timeout
+        self._accept_error_status = accept_error_status
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {bearer}"} if bearer else {})
+        self._slots = asyncio.Semaphore(concurrency)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        """Give itself, to be closed at the end."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def ask(self, body: bytes) -> Output | Failure:
+        """Send what a container is asked, and judge its answer; never raises for what the container does."""
+        try:
+            status, media_type, reply = await self.reply(body)
+        except ContainerError as error:
+            return error.failure
+        return take(status, media_type, reply, accept_error_status=self._accept_error_status)
+
+    async def reply(self, body: bytes) -> tuple[int, str | None, bytes]:
+        """Send what a container is asked and give status, `Content-Type` and body of its answer.
+
+        Raises ContainerError.
+        """
+        async with (
+            self._slots,
+            _bounded(self._timeout),
+            self._ready() as session,
+            self._post(session, body, _UNLIMITED) as response,
+        ):
+            return response.status, response.headers.get("Content-Type"), await _whole(response)
+
+    async def stream(self, body: bytes) -> AsyncGenerator[bytes, None]:
+        """Send what a container is asked and give its answer as it comes, and no faster than it is taken.
+
+        Raises ContainerError, before the first byte or after any.
+        """
+        limits = aiohttp.ClientTimeout(total=None, sock_read=self._idle)
+        async with (
+            self._slots,
+            _bounded(self._longest, self._idle),
+            self._ready() as session,
+            self._post(session, body, limits) as response,
+        ):
+            if not 200 <= response.status < 300:
+                raise ContainerError(error_of(response.status, await _head(response)))
+            async for chunk in response.content.iter_any():
+                yield chunk
+
+    async def resources(self, model_id: str | None, *, within: float) -> JSON:
+        """Ask what a container offers (section 4.3).
+
+        Raises ContainerError.
+        """
+        query = {} if model_id is None else {"model_id": model_id}
+        async with (
+            _bounded(within),
+            self._ready() as session,
+            session.get(f"{self._url}/service-resources", params=query, headers=self._headers) as response,
+        ):
+            if response.status != 200:
+                raise ContainerError(f"HTTP {response.status}")
+            return load(await _whole(response))
+
+    async def status_of(self, path: str, *, within: float) -> int:
+        """Give the status with which a container answers a GET.
+
+        Raises ContainerError.
+        """
+        async with (
+            _bounded(within),
+            self._ready() as session,
+            session.get(self._url + path, headers=self._headers, allow_redirects=False) as response,
+        ):
+            return response.status
+
+    @asynccontextmanager
+    async def _ready(self) -> AsyncIterator[aiohttp.ClientSession]:
+        try:
+            async with self._acquire() as endpoint:
+                if self._session is None:
+                    self._session = _session(aiohttp.TCPConnector(limit=0) if self._remote else through(endpoint))
+                yield self._session
+        except MoorageError as error:
+            raise ContainerError(f"Cannot connect to host {self.name}: {error.message}") from error
+
+    @asynccontextmanager
+    async def _post(
+        self, session: aiohttp.ClientSession, body: bytes, limits: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = f"{self._url}/service_output"
+        for _ in range(REDIRECTS + 1):
+            async with session.post(
+                url, data=body, headers=self._headers, allow_redirects=False, timeout=limits
+            ) as response:
+                target = urljoin(url, response.headers.get("Location", ""))
+                if (
+                    response.status not in _KEEPS_BODY
+                    or urlsplit(target).netloc != urlsplit(url).netloc
+                    or target == url
+                ):
+                    yield response
+                    return
+            url = target
+        raise ContainerError(f"More than {REDIRECTS} redirects, the last one to {url}")
+
+
+def _session(connector: BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=READ_AHEAD,
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+
+
+@asynccontextmanager
+async def _bounded(seconds: float, idle: float | None = None) -> AsyncIterator[None]:
+    """Make whatever goes wrong with a request a ContainerError, and bound it in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except aiohttp.SocketTimeoutError:
+        raise ContainerError(f"Timeout: no byte came for {idle or seconds:g} s") from None
+    except TimeoutError:
+        raise ContainerError(f"Timeout after {seconds:g} s") from None
+    except aiohttp.ClientConnectorError as error:
+        raise ContainerError(str(error)) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise ContainerError(f"The connection broke: {str(error) or type(error).__name__}") from None
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Read an answer.
+
+    Raises ContainerError if it is too long.
+    """
+    if (response.content_length or 0) <= READ_AHEAD and response.content_length is not None:
+        return await response.read()
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_REPLY:
+            raise ContainerError(f"The answer is longer than {MAX_REPLY // MIB} MiB")
+    return bytes(body)
+
+
+async def _head(response: aiohttp.ClientResponse) -> bytes:
+    """Read as much of an answer as an error text shows."""
+    return await response.content.read(MAX_ERROR + 4)

@@ -1,0 +1,237 @@
+"""What makes a folder an Infernet app, and how a reference, an address or a `config.json` becomes one.
+
+An app is a folder with a `config.json` in the network's own form, or one with the code of a single container and a
+`moorage.toml` that says how it starts.
+"""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from moorage.blobs.names import shown
+from moorage.errors import BadManifest, SourceNotFound
+from moorage.model.jobs import JSON
+from moorage.networks.base import Manifest, PythonEnvironment
+from moorage.networks.infernet import config
+from moorage.networks.infernet.config import Config, Container
+from moorage.networks.manifest import NAME as APP_FILE
+from moorage.networks.manifest import Table, network_of, read_app_file
+
+NETWORK = "infernet"
+FILE = "config.json"
+REQUIREMENTS = "requirements.txt"
+IGNORED = (".venv", "__pycache__", ".git")
+"""Top-level entries that are no part of an app."""
+
+_IMAGE = re.compile(
+    r"(?:(?:[a-zA-Z0-9][a-zA-Z0-9-]*\.)*[a-zA-Z0-9][a-zA-Z0-9-]*(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+"""A reference as Docker takes it."""
+
+
+class Knobs(Table, extra="allow"):
+    """`[infernet]` in moorage.toml: the keys of a container in `config.json`; checked as those are."""
+
+
+def is_app(source: Path) -> bool:
+    """Tell whether a folder is an Infernet app: moorage.toml says so, or there is a `config.json` with containers."""
+    if not source.is_dir():
+        return False
+    network = network_of(source)
+    return network == NETWORK or (network is None and _lists_containers(source / FILE))
+
+
+def read(source: Path) -> Manifest:
+    """Read and validate an app's folder.
+
+    Raises BadManifest naming what is wrong and how to mend it.
+    """
+    found = configured(source)
+    return Manifest(
+        network=NETWORK,
+        name=source.name,
+        environments=dict(_environments(source, found)),
+        data={"containers": [_facts(container) for container in found.containers]},
+        ignore=IGNORED,
+        warnings=found.warnings,
+    )
+
+
+@lru_cache(maxsize=64)
+def installed(source: Path) -> Config:
+    """Give what an installed app, whose files never change, says of its containers."""
+    return configured(source)
+
+
+def configured(source: Path) -> Config:
+    """Give what an app's folder says of its containers.
+
+    Raises BadManifest.
+    """
+    if (source / FILE).is_file() and network_of(source) is None:
+        found = config.read(source / FILE)
+        if not found.containers:
+            raise BadManifest(f"{FILE}: `containers`: lists none.")
+        return _contained(found, source)
+    if not (source / APP_FILE).is_file():
+        raise BadManifest(
+            f"{source.name} has neither {FILE} nor {APP_FILE}.",
+            hint=f'Say how it starts, in {APP_FILE}: network = "infernet" and command = ["python", "app.py"].',
+        )
+    return _contained(_from_app_file(source), source)
+
+
+def layer_of(container: Container) -> str:
+    """Name the role of the layer with a local container's Python environment."""
+    return f"python:{container.id}"
+
+
+def pack(source: str, target: Path) -> str | None:
+    """Lay out a `config.json`, an address or an image as an app's folder; give its name, or None for anything else.
+
+    Raises SourceNotFound, BadManifest.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix == ".json":
+        return _pack_config(path, target) if _lists_containers(path) else None
+    if path.exists():
+        return None
+    if source.startswith(("http://", "https://")):
+        return _pack_one(target, {"id": _name(source), "url": source}, managed=False)
+    if looks_like_path(source):
+        raise SourceNotFound(f"There is no file or folder {source}.")
+    if _IMAGE.fullmatch(source):
+        return _pack_one(target, {"id": _name(source), "image": source}, managed=True)
+    return None
+
+
+def looks_like_path(source: str) -> bool:
+    """Tell whether a source that is not there was surely meant as a file or folder and not as an image."""
+    return source.startswith(("/", ".", "~")) or source.endswith(("/", ".json", ".toml", ".zip", ".tar", ".gz"))
+
+
+def _lists_containers(path: Path) -> bool:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "containers" in document
+
+
+def _from_app_file(source: Path) -> Config:
+    app_file, knobs = read_app_file(source, NETWORK, Knobs)
+    table: dict[str, Any] = dict(knobs.model_extra or {})
+    if app_file.command is None and not table.keys() & {"image", "url"}:
+        raise BadManifest(
+            f"{APP_FILE}: `command` is missing.", hint='Say how the container starts: command = ["python", "app.py"].'
+        )
+    limits = app_file.limits.model_dump(include={"memory", "cpus", "pids", "timeout"}, exclude_none=True)
+    extras = {**limits, "network": app_file.network_access.policy, **_table(table.get("moorage"))}
+    if app_file.command is not None:
+        extras["directory"] = "."
+        table["command"] = shlex.join(app_file.command)
+    table = {"id": _identifier(source.name), **table, "moorage": extras}
+    document = {"containers": [table], "manage_containers": "url" not in table}
+    try:
+        found = config.parse(document, source / APP_FILE)
+    except BadManifest as error:
+        raise BadManifest(error.message.replace("containers[0]", NETWORK)) from None
+    if found.warnings:
+        raise BadManifest(found.warnings[0].replace("containers[0]", NETWORK))
+    return found
+
+
+def _contained(found: Config, source: Path) -> Config:
+    """Refuse an app that would reach out of its folder into the machine of whoever runs it.
+
+    Raises BadManifest.
+    """
+    for container in found.containers:
+        folder = container.moorage.directory
+        if folder is not None and not folder.resolve().is_relative_to(source.resolve()):
+            raise BadManifest(f"Container {container.id}: `moorage.directory` is outside of the app's folder.")
+        for volume in container.volumes:
+            if "/" in volume.partition(":")[0]:
+                raise BadManifest(
+                    f"Container {container.id}: the volume {shown(volume)} is a folder of this machine.",
+                    hint="Only the operator can give one: serve the file with `moorage serve --infernet-config`.",
+                )
+    return found
+
+
+def _environments(source: Path, found: Config) -> Iterator[tuple[str, PythonEnvironment]]:
+    """Give each container that runs from a folder a Python of its own, with its requirements if it has any."""
+    for container in found.containers:
+        folder = container.moorage.directory
+        if folder is not None:
+            requirements = folder / _requirements(source)
+            path = requirements.resolve().relative_to(source.resolve()) if requirements.is_file() else None
+            yield layer_of(container), PythonEnvironment(requirements=None if path is None else path.as_posix())
+
+
+def _requirements(source: Path) -> str:
+    if not (source / APP_FILE).is_file():
+        return REQUIREMENTS
+    app_file, _ = read_app_file(source, NETWORK, Knobs)
+    if app_file.python is not None and not (source / app_file.python).is_file():
+        raise BadManifest(f"{APP_FILE}: `python` names {app_file.python!r}, which is no file of the app.")
+    return app_file.python or REQUIREMENTS
+
+
+def _facts(container: Container) -> dict[str, JSON]:
+    """Give what anybody may know of a container: no secrets."""
+    return {"id": container.id, "image": container.image, "description": container.description}
+
+
+def _pack_one(target: Path, container: dict[str, JSON], *, managed: bool) -> str:
+    target.mkdir(parents=True)
+    document = {"manage_containers": managed, "containers": [container]}
+    (target / FILE).write_text(json.dumps(document))
+    return str(container["id"])
+
+
+def _pack_config(path: Path, target: Path) -> str:
+    """Copy what a file says of its containers, and the folders that it names; what only a node needs is left out."""
+    found = config.read(path)
+    target.mkdir(parents=True)
+    listed = zip(config.load(path)["containers"], found.containers, strict=True)
+    containers = [pack_container(entry, container, target) for entry, container in listed]
+    (target / FILE).write_text(json.dumps({"manage_containers": found.manage_containers, "containers": containers}))
+    return _identifier(path.resolve().parent.name or path.stem)
+
+
+def pack_container(entry: Mapping[str, JSON], container: Container, target: Path) -> Mapping[str, JSON]:
+    """Copy the folder of a container that has one to its id below `target`; give its entry with the new place."""
+    folder = container.moorage.directory
+    if folder is None:
+        return entry
+    if _identifier(container.id) != container.id:
+        raise BadManifest(
+            f"Container {shown(container.id)}: the id of one with `moorage.directory` names a folder.",
+            hint="Use letters, digits, `.`, `_` and `-`.",
+        )
+    shutil.copytree(folder, target / container.id, ignore=shutil.ignore_patterns(*IGNORED), symlinks=True)
+    return {**entry, "moorage": {**_table(entry.get("moorage")), "directory": container.id}}
+
+
+def _name(reference: str) -> str:
+    """Name a container after its image, without registry and tag, or after the host of its address."""
+    if "://" in reference:
+        return _identifier(re.split(r"[/?#]", reference.partition("://")[2])[0])
+    return _identifier(reference.partition("@")[0].rpartition("/")[2].partition(":")[0])
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "container"
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise BadManifest(f"{APP_FILE}: `{NETWORK}.moorage` must be a table, not {shown(str(value))}.")
+    return dict(value or {})

@@ -1,0 +1,174 @@
+"""The translator between the Infernet contract and the node."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moorage.errors import Invalid
+from moorage.model.apps import App
+from moorage.model.jobs import JSON, JobSpec, Result
+from moorage.model.limits import MIB, Limits
+from moorage.networks.base import Context, Finding, Manifest, Port, Surface
+from moorage.networks.infernet import chain, manifest
+from moorage.networks.infernet.chain import Request
+from moorage.networks.manifest import unknown_key
+
+if TYPE_CHECKING:
+    # Their HTTP client takes longer to import than a command line may take to start.
+    from moorage.networks.infernet.calls import Calls
+    from moorage.networks.infernet.surface import InfernetSurface
+
+KEYS = ("containers", "data", "requires_proof")
+"""What a job may say: a chain of containers, what the first is given, and whether a proof is asked."""
+SMALL = Limits(cpus=0.001, memory=MIB)
+"""What is reserved for a job: the containers hold what it takes."""
+
+
+class Infernet:
+    """Runs Infernet containers: HTTP services that answer `POST /service_output`."""
+
+    name = manifest.NETWORK
+    looks_for = (
+        "a config.json, an image, the http(s) URL of a running container, or a folder whose moorage.toml says "
+        '`network = "infernet"` and how it starts'
+    )
+
+    def __init__(self) -> None:
+        self._served: InfernetSurface | None = None
+
+    def recognizes(self, source: Path) -> bool:
+        """Tell whether a folder is an Infernet app."""
+        return manifest.is_app(source)
+
+    def load(self, source: Path) -> Manifest:
+        """Read and validate an app's folder; raises BadManifest."""
+        return manifest.read(source)
+
+    def pack(self, source: str, target: Path) -> str | None:
+        """Lay out a `config.json`, the address of a container or an image as an app's folder."""
+        return manifest.pack(source, target)
+
+    def accept(self, app: App, spec: JobSpec) -> JobSpec:
+        """Take a whole request (`containers` and `data`), or else all parameters as the data of the only container.
+
+        Raises Invalid.
+        """
+        known = [container["id"] for container in app.manifest["containers"]]
+        if spec.mode == "check":
+            return replace(spec, lost_retries=0)
+        request = _request(spec.parameters, known)
+        if spec.mode == "stream" and len(request.containers) > 1:
+            raise Invalid("Only one container can stream.")
+        limits = SMALL if spec.limits == Limits() else spec.limits
+        return replace(spec, parameters=request.parameters, limits=limits, lost_retries=0)
+
+    def parse_settings(self, settings: Mapping[str, str]) -> Mapping[str, JSON]:
+        """Turn `--set KEY=VALUE` pairs into the data; VALUE is JSON, or else text as it stands."""
+        return {key: _parsed(value) for key, value in settings.items()}
+
+    async def run(self, ctx: Context) -> Result:
+        """Ask the containers of a job, one after the other, or pass on the stream of one."""
+        request = Request.of(ctx.job.spec.parameters)
+        async with self._asking(ctx, request.containers) as asked:
+            if ctx.job.lane is None:
+                ctx.started()
+            if ctx.job.spec.mode == "stream":
+                write = self._outlet(ctx)
+                result = await chain.stream(request, asked[0], write, ctx.cancelled)
+            else:
+                result = await chain.run(request, asked, ctx.cancelled)
+        if ctx.job.lane is None:
+            ctx.collecting()
+            if ctx.job.spec.mode == "run" and result.error is None:
+                ctx.log("stdout", json.dumps(result.value[-1]["output"], ensure_ascii=False).encode() + b"\n")
+        return result
+
+    async def check(self, ctx: Context) -> tuple[Finding, ...]:
+        """Send every container what the contract says, and judge its answers."""
+        from moorage.networks.infernet.conformance import check
+
+        ctx.started()
+        findings: list[Finding] = []
+        containers = manifest.installed(ctx.layers["app"]).containers
+        for container in containers:
+            async with self._asking(ctx, (container.id,)) as (calls,):
+                found = await check(container, calls)
+            several = len(containers) > 1
+            findings += (replace(each, rule=f"{container.id}: {each.rule}") if several else each for each in found)
+        ctx.collecting()
+        return tuple(findings)
+
+    def surface(self, port: Port) -> Surface | None:
+        """Serve the network's own node, if the configuration names a `config.json`."""
+        if not port.config:
+            return None
+        from moorage.networks.infernet.surface import InfernetSurface
+
+        self._served = InfernetSurface(port)
+        return self._served.surface()
+
+    @asynccontextmanager
+    async def _asking(self, ctx: Context, names: tuple[str, ...]) -> "AsyncIterator[tuple[Calls, ...]]":
+        """Give what asks the containers of a job: those that are served, or those of the app, started for it."""
+        if self._served is not None and self._served.serves(ctx.app):
+            yield tuple(self._served.calls(name) for name in names)
+            return
+        from moorage.networks.infernet.backends import address_of, calls_of, service_of
+
+        app = manifest.installed(ctx.layers["app"])
+        containers = {container.id: container for container in app.containers}
+        async with AsyncExitStack() as stack:
+            asked: list[Calls] = []
+            for name in names:
+                container, service = containers[name], None
+                if app.manage_containers:
+                    key = f"{manifest.NETWORK}:{name}@{ctx.job.app_digest[:12]}"
+                    service = service_of(container, key=key, layers=ctx.layers)
+                calls = calls_of(container, ctx.services, service, address_of(container))
+                asked.append(await stack.enter_async_context(calls))
+            yield tuple(asked)
+
+    def _outlet(self, ctx: Context) -> chain.Write:
+        """Give where the bytes of a stream go: to the client that waits for them, or to the job's log."""
+        if ctx.job.lane is not None:
+            assert self._served is not None
+            return self._served.outlet(ctx.job.id)
+
+        async def write(chunk: bytes) -> None:
+            ctx.log("stdout", chunk)
+
+        return write
+
+
+def _request(parameters: Mapping[str, JSON], known: Sequence[str]) -> Request:
+    if not parameters.keys() >= {"containers", "data"}:
+        if len(known) > 1:
+            raise Invalid(
+                f"The app has several containers: {', '.join(known)}.",
+                hint=f"""Say which: {{"containers": ["{known[0]}"], "data": {{...}}}}.""",
+            )
+        return Request(containers=(known[0],), data=dict(parameters))
+    for key in parameters:
+        if key not in KEYS:
+            raise Invalid(unknown_key(key, KEYS))
+    names, proof = parameters["containers"], parameters.get("requires_proof") or False
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise Invalid("`containers` must be a list of names.")
+    for name in names:
+        if name not in known:
+            raise Invalid(f"There is no container {name!r}.", hint=f"There is: {', '.join(known)}.")
+    if not isinstance(parameters["data"], dict):
+        raise Invalid("`data` must be an object.")
+    if not isinstance(proof, bool):
+        raise Invalid("`requires_proof` must be true or false.")
+    return Request(containers=tuple(names), data=parameters["data"], requires_proof=proof)
+
+
+def _parsed(value: str) -> JSON:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,121 @@
+"""Streams on their way to clients (contract, section 4.6)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from moorage.networks.infernet.wire import Failure, JobResult, dump
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Outlet:
+    """Takes the bytes of one job, at the pace of its client."""
+
+    def __init__(self) -> None:
+        self._opened = asyncio.Event()
+        self._send: Send | None = None
+        self._begin: Callable[[], Awaitable[None]] | None = None
+        self.begun = False
+        """Whether anything has been answered."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Pass bytes on, once the client can take them.
+
+        Raises ConnectionError when it has left.
+        """
+        await self._opened.wait()
+        if self._send is None:
+            raise ConnectionResetError
+        await self.begin()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    def attach(self, send: Send, begin: Callable[[], Awaitable[None]]) -> None:
+        """Take a client on; `begin` sends what comes before the first byte."""
+        self._send, self._begin = send, begin
+
+    def open(self) -> None:
+        """Let bytes pass from now on."""
+        self._opened.set()
+
+    async def begin(self) -> None:
+        """Send what comes before the first byte, once."""
+        if not self.begun:
+            self.begun = True
+            assert self._begin is not None
+            await self._begin()
+
+    def leave(self) -> None:
+        """Tell the job that nobody takes its bytes any more."""
+        self._send = None
+        self._opened.set()
+
+
+class StreamedResponse:
+    """Answers with the id of a job in a line and a chunk of its own, and then with what the job gives, as it comes.
+
+    A job that fails only ends what is answered; if `strict` it is 502 before the first byte, and an answer that breaks
+    off after it.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        outlet: Outlet,
+        *,
+        result: Callable[[], Awaitable[JobResult]],
+        cancel: Callable[[], Awaitable[None]],
+        strict: bool,
+        headers: Mapping[str, str],
+    ) -> None:
+        self._id, self._outlet, self._result, self._cancel = job_id, outlet, result, cancel
+        self._strict, self._extra = strict, headers
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Send the answer as ASGI has it; a client that leaves cancels the job."""
+
+        async def begin() -> None:
+            await send(_start(200, b"application/octet-stream", self._extra))
+            await send({"type": "http.response.body", "body": self._id.encode() + b"\n", "more_body": True})
+
+        self._outlet.attach(send, begin)
+        if not self._strict:
+            await self._outlet.begin()
+        self._outlet.open()
+        ended, left = asyncio.ensure_future(self._result()), asyncio.ensure_future(_departure(receive))
+        try:
+            await asyncio.wait({ended, left}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                await self._end(ended.result(), send)
+        finally:
+            self._outlet.leave()
+            left.cancel()
+            if not ended.done():
+                ended.cancel()
+                await self._cancel()
+
+    async def _end(self, result: JobResult, send: Send) -> None:
+        answer = result.result.outcome if result.result else None
+        if not self._strict or not isinstance(answer, Failure):
+            await self._outlet.begin()
+            await send({"type": "http.response.body", "body": b""})
+        elif not self._outlet.begun:
+            await send(_start(502, b"application/json", self._extra))
+            await send(
+                {"type": "http.response.body", "body": dump({"error": answer.error, "params": {"id": self._id}})}
+            )
+        # Else the server breaks the answer off, because it was not ended.
+
+
+def _start(status: int, media_type: bytes, extra: Mapping[str, str]) -> Message:
+    headers = [(b"content-type", media_type), (b"x-content-type-options", b"nosniff")]
+    headers += [(name.encode(), value.encode()) for name, value in extra.items()]
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

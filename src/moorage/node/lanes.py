@@ -1,0 +1,127 @@
+"""Lanes: queues of jobs that ask services and run no process of their own.
+
+Such a job waits for its service and not for a place in the engine, so that a slow service holds up nobody else; and
+while there is room in its lane, accepting it and beginning it are one write.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from moorage.errors import DiskFull, InternalError, StoreUnavailable
+from moorage.model.apps import App
+from moorage.model.events import Event
+from moorage.model.jobs import Attempt, Job
+from moorage.networks.base import LaneLoad
+from moorage.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+PLACE = "local"
+NO_STORE = 1.0
+"""Seconds between two tries to take a job from its lane while the store refuses to write."""
+
+_LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
+
+Run = Callable[[Job, Attempt], Awaitable[None]]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lane:
+    width: int
+    running: int = 0
+    waiting: dict[str, None] = field(default_factory=dict)
+    """Ids of queued jobs, in order."""
+
+
+class Lanes:
+    """Runs the jobs of each open lane in their order, `width` at once."""
+
+    def __init__(self, *, store: Store, run: Run) -> None:
+        self._store, self._run = store, run
+        self._lanes: dict[str, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unlisten = store.listen(self._notice)
+
+    async def open(self, name: str, *, width: int) -> None:
+        """Let a lane's jobs run; those that an earlier node left in it go first."""
+        left = await self._store.lane(name)
+        lane = self._lanes[name] = _Lane(width=width, waiting=dict.fromkeys(left))
+        self._go_on(lane)
+
+    def load(self) -> LaneLoad:
+        """Count the jobs of open lanes."""
+        lanes = self._lanes.values()
+        return LaneLoad(waiting=sum(len(lane.waiting) for lane in lanes), running=sum(lane.running for lane in lanes))
+
+    async def submit(self, name: str, app_id: str, build: Callable[[App], Job], *, owner: str, job_id: str) -> Job:
+        """Accept a job durably, and begin it if there is room."""
+        lane = self._lanes.get(name)
+        if lane is None:
+            raise InternalError(f"Lane {name} is not open.")
+        if lane.waiting or lane.running >= lane.width:
+            job, _ = await self._store.submit(app_id, build, owner=owner, job_id=job_id)
+            lane.waiting[job.id] = None
+            self._go_on(lane)
+            return job
+        lane.running += 1
+        try:
+            job, attempt = await self._store.start(app_id, build, place=PLACE)
+        except BaseException:
+            self._leave(lane)
+            raise
+        self._begin(lane, self._run(job, attempt))
+        return job
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for it."""
+        self._unlisten()
+        self._lanes.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _go_on(self, lane: _Lane) -> None:
+        while lane.waiting and lane.running < lane.width:
+            job_id = next(iter(lane.waiting))
+            del lane.waiting[job_id]
+            lane.running += 1
+            self._begin(lane, self._claim(job_id))
+
+    async def _claim(self, job_id: str) -> None:
+        """Begin a job that has waited, unless it has left the queue; a store that cannot write is waited for."""
+        while True:
+            try:
+                attempt = await self._store.claim(job_id, place=PLACE)
+            except (DiskFull, StoreUnavailable) as error:
+                log.warning("a lane waits for the store", reason=error.message)
+                await asyncio.sleep(NO_STORE)
+            else:
+                break
+        if attempt is not None:
+            await self._run(await self._store.get_job(job_id), attempt)
+
+    def _begin(self, lane: _Lane, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._end(lane, done))
+
+    def _end(self, lane: _Lane, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an attempt raised out of its runner", exc_info=error)
+        self._leave(lane)
+
+    def _leave(self, lane: _Lane) -> None:
+        lane.running -= 1
+        if lane in self._lanes.values():
+            self._go_on(lane)
+
+    def _notice(self, events: Sequence[Event]) -> None:
+        """Forget jobs that have left the queue without having run."""
+        for event in events:
+            if event.topic in _LEAVES_THE_QUEUE:
+                for lane in self._lanes.values():
+                    lane.waiting.pop(event.subject, None)
