@@ -1,7 +1,7 @@
 # Everything a developer types. Needs Python 3.11, git and make; `scripts/setup` installs the rest.
 bin := .venv/bin
 
-.PHONY: help setup demo test lint docs
+.PHONY: help setup setup-tests demo test lint docs
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -9,13 +9,16 @@ help:  ## Show this list
 setup:  ## Install what Moorage needs on this machine and in .venv
 	@scripts/setup
 
+setup-tests:
+	@scripts/setup test
+
 demo: setup  ## Run the example app, isolated, on the files beside it
 	@scripts/demo
 
 test: lint  ## Check everything: style, types, layers, then all tests
 	$(bin)/pytest
 
-lint: setup  ## Check style, types and who imports whom
+lint: setup-tests  ## Check style, types and who imports whom
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy

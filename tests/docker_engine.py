@@ -117,7 +117,8 @@ def an_engine() -> Iterator[Engine]:
 @contextlib.contextmanager
 def an_own_engine() -> Iterator[Engine]:
     """Start dockerd in a temporary directory, and stop it."""
-    program = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
+    program = shutil.which("dockerd", path=path)
     if program is None:
         raise NoEngine("no container engine answers, and there is no dockerd to start: apt install docker.io")
     if os.geteuid() != 0:
@@ -131,6 +132,7 @@ def an_own_engine() -> Iterator[Engine]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env={**os.environ, "PATH": path},
             start_new_session=True,
         )
     try:
@@ -270,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the server's own name
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

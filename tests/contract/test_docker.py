@@ -64,6 +64,12 @@ def look(path):
 
 globals()[sys.argv[1] if len(sys.argv) > 1 else "serve"](*sys.argv[2:])
 """
+POLITE = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+print("ready")
+time.sleep(99)
+"""
 NODE = """
 import asyncio, sys
 from moorage.sandbox.base import ImageSpec
@@ -154,6 +160,13 @@ def refused(host: str, port: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def ignored(pid: int) -> set[int]:
+    """Tell which signals a process ignores."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.partition("SigIgn:\t")[2].split()[0], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
 def own_addresses() -> list[str]:
@@ -349,9 +362,8 @@ async def test_killed_by_the_node_it_is_gone_and_its_name_free(docker: Docker, e
 
 
 async def test_it_is_asked_to_end(docker: Docker, engine: Engine) -> None:
-    script = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\nprint('ready')\ntime.sleep(99)"
     output = Output()
-    process = await start(docker, engine.image("moorage-test/polite:latest", script), output=output)
+    process = await start(docker, engine.image("moorage-test/polite:latest", POLITE), output=output)
     await until(lambda: output.stdout)
     process.terminate()
     assert (await process.wait()).status == 5
@@ -428,10 +440,10 @@ async def test_an_image_is_pulled_once_and_again_when_it_is_gone(
 async def test_an_image_that_cannot_be_had_is_an_error_that_says_why(docker: Docker) -> None:
     with a_registry({}, login="ada:secret") as registry:
         credentials = Credentials(username="ada", password="wrong")
-        with pytest.raises(SandboxUnavailable, match="cannot be pulled, and there is no local one: .+") as caught:
+        with pytest.raises(SandboxUnavailable, match=r"cannot be pulled, and there is no local one: .+") as caught:
             await start(docker, registry.image, credentials=credentials)
     assert "wrong" not in str(caught.value)
-    with pytest.raises(SandboxUnavailable, match="no local one.*refused"):
+    with pytest.raises(SandboxUnavailable, match=r"no local one.*refused"):
         await start(docker, registry.image)
     with pytest.raises(SandboxUnavailable, match="invalid reference"):
         await start(docker, "not AN image")
@@ -496,12 +508,9 @@ async def test_the_guard_holds_nothing_of_the_node(docker: Docker, image: str) -
     before = set(psutil.Process().children())
     await start(docker, image)
     (guard,) = set(psutil.Process().children()) - before
-    held = {number: os.readlink(f"/proc/{guard.pid}/fd/{number}") for number in os.listdir(f"/proc/{guard.pid}/fd")}
-    assert sorted(held) == ["0", "1", "2"]
+    assert sorted(path.name for path in Path(f"/proc/{guard.pid}/fd").iterdir()) == ["0", "1", "2"]
     assert os.getsid(guard.pid) == guard.pid
-    await until(lambda: "read" in Path(f"/proc/{guard.pid}/wchan").read_text() or guard.status() == "sleeping")
-    guard.terminate()
-    assert guard.is_running()
+    await until(lambda: {signal.SIGINT, signal.SIGTERM} <= ignored(guard.pid))
 
 
 async def test_the_containers_of_a_killed_node_go_with_it(engine: Engine, node: str, image: str) -> None:
@@ -510,7 +519,8 @@ async def test_the_containers_of_a_killed_node_go_with_it(engine: Engine, node: 
         sys.executable, "-c", NODE, node, image, name, stdout=asyncio.subprocess.PIPE
     )
     assert child.stdout
-    assert await child.stdout.readline() == b"started\n"
+    while await child.stdout.readline() != b"started\n":
+        assert child.returncode is None
     (guard,) = psutil.Process(child.pid).children()
     assert inspected(engine, name)["State"]["Running"]
     child.kill()

@@ -10,6 +10,7 @@ from moorage.errors import SandboxUnavailable
 from moorage.sandbox.base import Sandbox
 from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.probe import probe
+from tests.docker_engine import Engine
 from tests.sandboxing import sh
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +46,24 @@ async def test_without_bubblewrap_it_says_what_to_install(tmp_path: Path, monkey
     assert not checks["namespaces"].ok
     assert (checks["network.internet"].ok, checks["network.internet"].required) == (False, False)
     assert "apt install slirp4netns" in (checks["network.internet"].fix or "")
+
+
+async def test_without_a_container_engine_it_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    (check,) = [check for check in await probe(tmp_path) if check.name == "docker"]
+    assert (check.ok, check.required) == (False, False)
+    assert f"{tmp_path}/none.sock" in check.message
+    assert "apt install docker.io" in (check.fix or "")
+
+
+async def test_a_container_engine_is_named(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.url)
+    (check,) = [check for check in await probe(tmp_path) if check.name == "docker"]
+    assert check.ok
+    assert engine.get("/version")["Version"] in check.message
+    assert engine.get("/info")["Driver"] in check.message
 
 
 async def test_it_leaves_nothing_behind(tmp_path: Path) -> None:

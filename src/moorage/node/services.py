@@ -137,14 +137,17 @@ class LocalServices:
         await asyncio.gather(*(service.ended for service in self._services.values() if service.ended))
 
     async def _keep(self, service: _Service) -> None:
+        told = ""
         while True:
             try:
                 async with service.lock:
                     if service.state != "ready":
                         await self._start(service)
             except MoorageError as error:
-                service.become("failed", error.message)
-                log.warning("service not available", service=service.spec.key, reason=error.message)
+                if error.message != told:
+                    log.warning("service not available", service=service.spec.key, reason=error.message)
+                told = error.message
+                service.become("failed", told)
             if service.ended is not None:
                 await asyncio.shield(service.ended)
 

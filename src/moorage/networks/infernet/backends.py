@@ -73,8 +73,9 @@ async def _answers(endpoint: Endpoint, *, path: str) -> bool:
     try:
         async with (
             aiohttp.ClientSession(connector=through(endpoint), timeout=timeout) as session,
-            session.get(f"http://localhost:{INSIDE}{path}", allow_redirects=False),
+            session.get(f"http://localhost:{INSIDE}{path}", allow_redirects=False) as response,
         ):
+            await response.content.readany()  # one that is cut off is an error in some containers' logs
             return True
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False

@@ -71,8 +71,8 @@ class Fleet:
 
     async def start(self) -> None:
         """Begin to start everything; a container that cannot be started harms no other."""
-        ports = await asyncio.to_thread(self._ports)
-        await asyncio.gather(*(self._begin(member, ports[name]) for name, member in self._members.items()))
+        ports = self._ports() if self._config.manage_containers else {}
+        await asyncio.gather(*(self._begin(member, ports.get(name)) for name, member in self._members.items()))
         self.app_id = (await self._app(ANCHOR, self._anchor())).id
 
     async def close(self) -> None:
@@ -87,12 +87,14 @@ class Fleet:
         return self._port.services.state(member.service.key).state == "ready"
 
     def _ports(self) -> dict[str, int]:
+        """Choose the host ports of images; a folder's container has a network of its own."""
         taken = {self._config.server.port}
-        wanted = [container.port for container in self._config.containers]
+        published = [each for each in self._config.containers if each.moorage.directory is None]
+        wanted = [container.port for container in published]
         assigned = assign_ports(wanted, lambda port: port in taken or _in_use(port))
-        return dict(zip(self._members, assigned, strict=True))
+        return {container.id: port for container, port in zip(published, assigned, strict=True)}
 
-    async def _begin(self, member: _Member, host_port: int) -> None:
+    async def _begin(self, member: _Member, host_port: int | None) -> None:
         container = member.container
         if not self._config.manage_containers:
             member.calls = calls_of(container, self._port.services, None, address_of(container))
@@ -112,8 +114,8 @@ class Fleet:
         )
         member.calls = calls_of(container, self._port.services, member.service)
         self._port.services.keep(member.service)
-        if host_port != container.port:
-            log.warning("port is taken", container=container.id, wanted=container.port, given=host_port)
+        if host_port not in {None, container.port}:
+            log.info("port is taken", container=container.id, wanted=container.port, given=host_port)
 
     async def _install(self, container: Container) -> Mapping[str, Path]:
         """Make an app of a container's folder, with its Python environment."""
