@@ -80,13 +80,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(*, cpus: float, data_dir: Path | None = None, **settings: int) -> Iterator[Server]:
-    """Run a node for as long as the context lasts."""
+def server(
+    *, cpus: float, data_dir: Path | None = None, infernet: Path | None = None, **settings: int
+) -> Iterator[Server]:
+    """Run a node for as long as the context lasts, if need be with an Infernet node's `config.json`."""
     with tempfile.TemporaryDirectory(prefix="moorage-bench-") as temporary:
         place = data_dir or Path(temporary) / "data"
         config = Path(temporary) / "node.toml"
         lines = {"cpus": cpus, "memory": 1 << 40, **settings}
-        config.write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
+        table = f'[networks.infernet]\nconfig = "{infernet}"\n' if infernet else ""
+        config.write_text("".join(f"{name} = {value}\n" for name, value in lines.items()) + table)
         command = [MOORAGE, "serve", "--port", "0", "--data-dir", place, "--config", config]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:

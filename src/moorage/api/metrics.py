@@ -57,13 +57,18 @@ class Counted:
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._requests = app, metrics.requests
+        self._counters: dict[tuple[str, str, int], Counter] = {}  # finding one anew takes longer than counting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._requests.labels(*_labels(scope), message["status"]).inc()
+                labels = (*_labels(scope), message["status"])
+                counter = self._counters.get(labels)
+                if counter is None:
+                    counter = self._counters[labels] = self._requests.labels(*labels)
+                counter.inc()
             await send(message)
 
         await self._app(scope, receive, watched)

@@ -22,7 +22,7 @@ async def list_services(request: Request) -> Response:
     return rendered(SERVICES, list(await operated(request).services.measured()))
 
 
-@router.get("/services/{key}", response_model=ServiceState, responses=answers(SERVICE, examples.SERVICE, 404))
+@router.get("/services/{key:path}", response_model=ServiceState, responses=answers(SERVICE, examples.SERVICE, 404))
 async def show_service(
     request: Request, key: Annotated[str, Path(description="Key of a service.", examples=[examples.SERVICE.key])]
 ) -> Response:
@@ -30,4 +30,4 @@ async def show_service(
     for service in await operated(request).services.measured():
         if service.key == key:
             return rendered(SERVICE, service)
-    raise NotFound(f"There is no service {key}.", hint="List them with GET /v1/services.")
+    raise NotFound(f"There is no service {key}.", hint="List them with `moorage service list` or GET /v1/services.")

@@ -216,6 +216,12 @@ class Port(Protocol):
     def lane_load(self) -> LaneLoad:
         """Count the jobs of open lanes."""
 
+    def in_lane(self, job_id: str) -> bool:
+        """Tell whether a job waits or runs in an open lane; otherwise it has ended, or was never in one."""
+
+    async def left_lane(self, job_id: str, *, within: float | None = None) -> None:
+        """Wait until a job is in no lane any more, at most so many seconds, or the node stops."""
+
     async def get_job(self, job_id: str) -> Job:
         """Read one job; raises NotFound."""
 
@@ -228,8 +234,8 @@ class Port(Protocol):
     async def forget_jobs(self, *, caller: Caller, before: float, keep: int) -> None:
         """Forget the caller's jobs that ended before a moment, and of the others all but the latest `keep`."""
 
-    async def finished_job(self, job_id: str, *, within: float | None = None) -> Job:
-        """Wait until a job has ended, at most so many seconds, and give it as it then is."""
+    async def finished_job(self, job_id: str) -> Job:
+        """Wait until a job has ended."""
 
     async def job_attempts(self, job_id: str) -> list[Attempt]:
         """Read the attempts of a job."""

@@ -62,6 +62,8 @@ class Apps:
         self._installing: dict[str, asyncio.Task[None]] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fingerprints: dict[str, int] = {}
+        self._accepted: dict[str, App] = {}
+        """Apps of lanes, by id: a few, asked for with every job."""
 
     async def add(
         self,
@@ -164,6 +166,13 @@ class Apps:
             return dataclasses.replace(app, layers=job.layers)
         manifest = self._networks[app.network].load(self._trees.path(tree))
         return dataclasses.replace(app, digest=job.app_digest, layers=job.layers, manifest=dict(manifest.data))
+
+    async def accepted(self, job: Job) -> App:
+        """Give the app of a job that does not use its files, as it was when the job was accepted."""
+        known = self._accepted.get(job.spec.app_id)
+        if known is None or known.digest != job.app_digest:
+            known = self._accepted[job.spec.app_id] = await self.pinned(job)
+        return known
 
     def layer_paths(self, digest: str, layers: Mapping[str, str]) -> dict[str, Path]:
         """Give the directories of an app's files and layers, by role."""

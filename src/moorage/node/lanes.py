@@ -43,18 +43,31 @@ class Lanes:
         self._store, self._run = store, run
         self._lanes: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._live: dict[str, asyncio.Future[None]] = {}
+        """By the id of each job that is here: what tells that it has ended."""
         self._unlisten = store.listen(self._notice)
 
     async def open(self, name: str, *, width: int) -> None:
         """Let a lane's jobs run; those that an earlier node left in it go first."""
         left = await self._store.lane(name)
         lane = self._lanes[name] = _Lane(width=width, waiting=dict.fromkeys(left))
+        for job_id in left:
+            self._arrive(job_id)
         self._go_on(lane)
 
     def load(self) -> LaneLoad:
         """Count the jobs of open lanes."""
         lanes = self._lanes.values()
         return LaneLoad(waiting=sum(len(lane.waiting) for lane in lanes), running=sum(lane.running for lane in lanes))
+
+    def holds(self, job_id: str) -> bool:
+        """Tell whether a job waits or runs in an open lane; otherwise the store knows all there is to know."""
+        return job_id in self._live
+
+    async def ended(self, job_id: str, *, within: float | None = None) -> None:
+        """Wait until a job has left its lane, at most so many seconds, or the node stops."""
+        if job_id in self._live:
+            await asyncio.wait({self._live[job_id]}, timeout=within)
 
     async def submit(self, name: str, app_id: str, build: Callable[[App], Job], *, owner: str, job_id: str) -> Job:
         """Accept a job durably, and begin it if there is room."""
@@ -64,6 +77,7 @@ class Lanes:
         if lane.waiting or lane.running >= lane.width:
             job, _ = await self._store.submit(app_id, build, owner=owner, job_id=job_id)
             lane.waiting[job.id] = None
+            self._arrive(job.id)
             self._go_on(lane)
             return job
         lane.running += 1
@@ -72,7 +86,8 @@ class Lanes:
         except BaseException:
             self._leave(lane)
             raise
-        self._begin(lane, self._run(job, attempt))
+        self._arrive(job.id)
+        self._begin(lane, job.id, self._run(job, attempt))
         return job
 
     async def close(self) -> None:
@@ -82,13 +97,21 @@ class Lanes:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for job_id in tuple(self._live):
+            self._depart(job_id)
+
+    def _arrive(self, job_id: str) -> None:
+        self._live[job_id] = asyncio.get_running_loop().create_future()
+
+    def _depart(self, job_id: str) -> None:
+        self._live.pop(job_id).set_result(None)
 
     def _go_on(self, lane: _Lane) -> None:
         while lane.waiting and lane.running < lane.width:
             job_id = next(iter(lane.waiting))
             del lane.waiting[job_id]
             lane.running += 1
-            self._begin(lane, self._claim(job_id))
+            self._begin(lane, job_id, self._claim(job_id))
 
     async def _claim(self, job_id: str) -> None:
         """Begin a job that has waited, unless it has left the queue; a store that cannot write is waited for."""
@@ -103,13 +126,15 @@ class Lanes:
         if attempt is not None:
             await self._run(await self._store.get_job(job_id), attempt)
 
-    def _begin(self, lane: _Lane, work: Awaitable[None]) -> None:
+    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._end(lane, done))
+        task.add_done_callback(lambda done: self._end(lane, job_id, done))
 
-    def _end(self, lane: _Lane, task: asyncio.Task[None]) -> None:
+    def _end(self, lane: _Lane, job_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if job_id in self._live:
+            self._depart(job_id)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an attempt raised out of its runner", exc_info=error)
         self._leave(lane)
@@ -124,4 +149,6 @@ class Lanes:
         for event in events:
             if event.topic in _LEAVES_THE_QUEUE:
                 for lane in self._lanes.values():
-                    lane.waiting.pop(event.subject, None)
+                    if event.subject in lane.waiting:
+                        del lane.waiting[event.subject]
+                        self._depart(event.subject)

@@ -274,18 +274,11 @@ class Node:
             if job.state.terminal or not follow or not await self.feed.wait(job_id, job.seq):
                 return
 
-    async def finished_job(self, job_id: str, *, within: float | None = None) -> Job:
-        """Wait until a job has ended, at most `within` seconds, and give it as it then is.
-
-        Raises NodeStopping if the node ends first.
-        """
-        deadline = None if within is None else time.monotonic() + within
+    async def finished_job(self, job_id: str) -> Job:
+        """Wait until a job has ended; raises NodeStopping if the node does first."""
         while not (job := await self.store.get_job(job_id)).state.terminal:
-            left = None if deadline is None else deadline - time.monotonic()
-            if not await self.feed.wait(job_id, job.seq, left):
-                if self._stopping or left is None:
-                    raise NodeStopping
-                break
+            if not await self.feed.wait(job_id, job.seq):
+                raise NodeStopping
         return job
 
     # the node

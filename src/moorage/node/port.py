@@ -87,6 +87,14 @@ class NetworkPort:
         """Count the jobs of open lanes."""
         return self._node.lanes.load()
 
+    def in_lane(self, job_id: str) -> bool:
+        """Tell whether a job waits or runs in an open lane."""
+        return self._node.lanes.holds(job_id)
+
+    async def left_lane(self, job_id: str, *, within: float | None = None) -> None:
+        """Wait until a job is in no lane any more, at most so many seconds, or the node stops."""
+        await self._node.lanes.ended(job_id, within=within)
+
     async def get_job(self, job_id: str) -> Job:
         """Read one job."""
         return await self._node.store.get_job(job_id)
@@ -103,9 +111,9 @@ class NetworkPort:
         """Forget the caller's jobs that ended before a moment, and of the others all but the latest `keep`."""
         await self._node.store.forget(owner=caller.name, before=before, keep=keep)
 
-    async def finished_job(self, job_id: str, *, within: float | None = None) -> Job:
-        """Wait until a job has ended, at most so many seconds, and give it as it then is."""
-        return await self._node.finished_job(job_id, within=within)
+    async def finished_job(self, job_id: str) -> Job:
+        """Wait until a job has ended."""
+        return await self._node.finished_job(job_id)
 
     async def job_attempts(self, job_id: str) -> list[Attempt]:
         """Read the attempts of a job."""

@@ -159,9 +159,9 @@ class Runner:
     async def _drive(self, live: Live) -> Result:
         """Prepare and run; everything that goes wrong is a result."""
         try:
-            if await self._store.cancelling(live.job.id):  # asked for between the claim and `live`
-                live.cancelled.set()
             if live.job.lane is None:
+                if await self._store.cancelling(live.job.id):  # asked for between the claim and `live`
+                    live.cancelled.set()
                 self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
                 make_workspace(live.workspace)
             if live.total_left == 0.0:
@@ -212,8 +212,8 @@ class Runner:
                 return
 
     async def _context(self, live: Live) -> Context:
-        app = await self._apps.pinned(live.job)
-        layers = self._apps.layer_paths(app.digest, app.layers)
+        app = await (self._apps.pinned if live.job.lane is None else self._apps.accepted)(live.job)
+        layers = self._apps.layer_paths(app.digest, app.layers) if live.job.lane is None else {}
         sandbox = self._sandbox(live.job)
         inputs = await self._inputs(live.job)
         return Context(

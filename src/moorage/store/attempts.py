@@ -61,40 +61,41 @@ def claim(tx: Transaction, job_id: str, *, place: str) -> Attempt | None:
     job = jobs.row_of(tx.connection, job_id)
     if job["state"] != JobState.QUEUED or job["blocked"]:
         return None
-    attempt = _new_attempt(job, place, tx.now)
+    attempt = _new_attempt(job["id"], job["attempts"] + 1, place, tx.now, lane=job["lane"])
     subject = jobs.subject_of(job)
     values = {"n": job["n"], "number": attempt.number, "now": tx.now}
     message = f"Attempt {attempt.number} begins."
     transition(
         tx, JOB, subject, job["state"], JobState.RUNNING, update=SQL["start_job"], values=values, message=message
     )
-    tx.execute(
-        SQL["insert"],
-        {
-            **values,
-            "job": job["n"],
-            "id": attempt.id,
-            "state": attempt.state,
-            "place": place,
-            "started_at": attempt.started_at,
-        },
-    )
-    message = f"Placed on {place}." if attempt.state is AttemptState.PLACED else "The services are asked."
-    tx.append(subject, f"attempt.{attempt.state}", message, attempt_id=attempt.id)
+    _insert(tx, job["n"], attempt, subject)
     return attempt
 
 
-def _new_attempt(job: sqlite3.Row, place: str, now: float) -> Attempt:
-    number = job["attempts"] + 1
+def first(tx: Transaction, job: Job, number: int, subject: Subject, *, place: str) -> Attempt:
+    """Give out the first lease of a job of a lane that has just been accepted; `number` is that of its row."""
+    attempt = _new_attempt(job.id, 1, place, tx.now, lane=job.lane)
+    _insert(tx, number, attempt, subject)
+    return attempt
+
+
+def _insert(tx: Transaction, job_number: int, attempt: Attempt, subject: Subject) -> None:
+    columns = (job_number, attempt.number, attempt.id, attempt.state, attempt.place, tx.now, attempt.started_at)
+    tx.execute(SQL["insert"], columns)
+    message = f"Placed on {attempt.place}." if attempt.state is AttemptState.PLACED else "The services are asked."
+    tx.append(subject, f"attempt.{attempt.state}", message, attempt_id=attempt.id)
+
+
+def _new_attempt(job_id: str, number: int, place: str, now: float, *, lane: str | None) -> Attempt:
     return Attempt(
         id=new_id("attempt"),
-        job_id=job["id"],
+        job_id=job_id,
         number=number,
-        state=AttemptState.PLACED if job["lane"] is None else AttemptState.RUNNING,
+        state=AttemptState.PLACED if lane is None else AttemptState.RUNNING,
         lease=number,
         place=place,
         created_at=now,
-        started_at=None if job["lane"] is None else now,
+        started_at=None if lane is None else now,
     )
 
 
@@ -114,7 +115,7 @@ def finish(
     *,
     stdout: FileRef | None,
     stderr: FileRef | None,
-) -> Steps[Job]:
+) -> Steps[None]:
     """End an attempt, and with it its job or the job's time out of the queue."""
     if not state.terminal:
         raise IllegalTransition(f"An attempt does not end by becoming {state}.")
@@ -131,7 +132,6 @@ def finish(
         said = error.message if error else "The job succeeded."
         ended = jobs.end(tx, job, subject, new, message=said, error=error, value=result.value)
         yield from jobs.tell_followers(tx, [ended])
-    return jobs.get(tx.connection, attempt.job_id)
 
 
 def _held(tx: Transaction, attempt: Attempt) -> tuple[sqlite3.Row, sqlite3.Row]:

@@ -108,7 +108,7 @@ class Store(Protocol):
     async def start(self, app_id: str, build: Callable[[App], Job], *, place: str) -> tuple[Job, Attempt]:
         """Accept a new job of a lane and give out its lease, in one transaction.
 
-        Appends `job.queued`, `job.running` and `attempt.running`. Raises what `build` raises, IdempotencyConflict.
+        Appends `job.running` and `attempt.running`. Raises what `build` raises, IdempotencyConflict.
         """
 
     async def get_job(self, job_id: str) -> Job:
@@ -155,7 +155,7 @@ class Store(Protocol):
         *,
         stdout: FileRef | None = None,
         stderr: FileRef | None = None,
-    ) -> Job:
+    ) -> None:
         """End an attempt, and with it the job, in one transaction.
 
         A lost attempt puts the job back into the queue (at its old place) while `spec.lost_retries` allows, unless

@@ -168,7 +168,7 @@ class SqliteStore:
         *,
         stdout: FileRef | None = None,
         stderr: FileRef | None = None,
-    ) -> Coroutine[Any, Any, Job]:
+    ) -> Coroutine[Any, Any, None]:
         """End an attempt and with it the job, or put a lost one back into the queue."""
         return self._writer.write(lambda tx: attempts.finish(tx, attempt, state, result, stdout=stdout, stderr=stderr))
 

@@ -51,12 +51,35 @@ def submit(
 
 
 def start(tx: Transaction, app_id: str, build: Callable[[App], Job], *, place: str) -> tuple[Job, Attempt]:
-    """Accept a job and give out its lease."""
-    job = replace(build(apps.known(tx, app_id)), created_at=tx.now)
-    _insert(tx, job, rows.spec_text(job.spec))
-    attempt = attempts.claim(tx, job.id, place=place)
-    assert attempt is not None
-    return replace(job, state=JobState.RUNNING, started_at=tx.now, attempts=1), attempt
+    """Accept a job and give out its lease; the job begins its life running, so no state changes.
+
+    Raises IdempotencyConflict.
+    """
+    job = build(apps.known(tx, app_id))
+    values = {
+        "id": job.id,
+        "owner": job.owner,
+        "network": job.network,
+        "app_id": app_id,
+        "app_digest": job.app_digest,
+        "layers": rows.dumps(dict(job.layers)),
+        "parent_id": job.parent_id,
+        "lane": job.lane,
+        "spec": rows.spec_text(job.spec),
+        "now": tx.now,
+    }
+    try:
+        number = tx.execute(SQL["insert_running"], values).lastrowid
+    except sqlite3.IntegrityError as error:
+        raise IdempotencyConflict(f"The id {job.id} is taken.") from error
+    for key, value in job.spec.labels.items():
+        tx.execute(SQL["label"], (key, value, number))
+    subject = Subject(id=job.id, seq=0)
+    tx.append(subject, "job.running", "It was accepted and begins at once.")
+    attempt = attempts.first(tx, job, number or 0, subject, place=place)
+    return replace(
+        job, state=JobState.RUNNING, created_at=tx.now, started_at=tx.now, attempts=1, seq=subject.seq
+    ), attempt
 
 
 def _earlier(tx: Transaction, owner: str, job_id: str | None, key: str | None) -> sqlite3.Row | None:

@@ -82,7 +82,8 @@ async def end(store: Store, attempt: Attempt, state: AttemptState, **result: Any
     """End a new attempt, legally."""
     if state is AttemptState.SUCCEEDED:
         await bring(store, attempt, AttemptState.COLLECTING)
-    return await store.finish(attempt, state, Result(**{"usage": Usage(wall=0.5), **result}))
+    await store.finish(attempt, state, Result(**{"usage": Usage(wall=0.5), **result}))
+    return await store.get_job(attempt.job_id)
 
 
 async def run(store: Store, job_id: str, state: AttemptState) -> Job:

@@ -99,7 +99,8 @@ async def test_all_of_a_result_is_kept(store: Store, clock: Clock):
     stderr = FileRef(path="stderr", digest="2" * 64, size=2)
     usage = Usage(wall=2.5, cpu=1.25, peak_memory=1 << 33)
     result = Result(exit_status=0, usage=usage, outputs=outputs, value={"answer": [42]})
-    job = await store.finish(attempt, AttemptState.SUCCEEDED, result, stdout=stdout, stderr=stderr)
+    await store.finish(attempt, AttemptState.SUCCEEDED, result, stdout=stdout, stderr=stderr)
+    job = await store.get_job(attempt.job_id)
     assert job == await store.get_job("mine")
     assert (job.state, job.value, job.error) == (JobState.SUCCEEDED, {"answer": [42]}, None)
     assert (job.started_at, job.finished_at) == (1_000.0, 1_007.0)
@@ -237,7 +238,8 @@ async def test_a_running_job_is_asked_to_stop_and_ends_as_its_attempt_does(
     if ends is AttemptState.SUCCEEDED:
         for step in WAY[WAY.index(state) + 1 :]:
             await store.advance(attempt, step, message="x")
-    job = await store.finish(attempt, ends, Result())
+    await store.finish(attempt, ends, Result())
+    job = await store.get_job(attempt.job_id)
     stopped = ends in {AttemptState.CANCELLED, AttemptState.LOST}
     assert job.state is (
         JobState.CANCELLED if stopped else JobState.SUCCEEDED if ends is AttemptState.SUCCEEDED else JobState.FAILED

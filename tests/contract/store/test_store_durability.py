@@ -52,7 +52,8 @@ async def test_a_store_opened_again_goes_on_where_it_was(tmp_path: Path):
     await store.close()
     store = SqliteStore.open(path)
     assert await store.running() == [attempt]
-    job = await store.finish(attempt, AttemptState.LOST, Result())
+    await store.finish(attempt, AttemptState.LOST, Result())
+    job = await store.get_job(attempt.job_id)
     assert job.state is JobState.QUEUED
     await submit(store, "second")
     assert [job.id for job in await store.ready(10)] == ["first", "second"]

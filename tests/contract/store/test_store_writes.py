@@ -100,7 +100,8 @@ async def test_writes_keep_the_order_in_which_they_were_asked_for(store: Store):
     steps = (AttemptState.PREPARING, AttemptState.RUNNING, AttemptState.COLLECTING)
     fired = [asyncio.ensure_future(store.advance(attempt, step, message="x")) for step in steps]
     fired.insert(1, asyncio.ensure_future(store.append(Event(subject="mine", topic="note", message="x"))))
-    job = await store.finish(attempt, AttemptState.FAILED, Result())
+    await store.finish(attempt, AttemptState.FAILED, Result())
+    job = await store.get_job(attempt.job_id)
     assert job.state is JobState.FAILED
     assert (await topics(store, "mine"))[3:] == [
         "attempt.preparing", "attempt.running", "attempt.collecting", "note", "attempt.failed", "job.failed",

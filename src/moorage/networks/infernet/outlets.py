@@ -1,7 +1,7 @@
 """Streams on their way to clients (contract, section 4.6)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from moorage.networks.infernet.wire import Failure, JobResult, dump
@@ -69,16 +69,17 @@ class StreamedResponse:
         result: Callable[[], Awaitable[JobResult]],
         cancel: Callable[[], Awaitable[None]],
         strict: bool,
-        headers: Mapping[str, str],
     ) -> None:
         self._id, self._outlet, self._result, self._cancel = job_id, outlet, result, cancel
-        self._strict, self._extra = strict, headers
+        self._strict = strict
+        self.raw_headers: Headers = []
+        """More headers to answer with."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Send the answer as ASGI has it; a client that leaves cancels the job."""
 
         async def begin() -> None:
-            await send(_start(200, b"application/octet-stream", self._extra))
+            await send(_start(200, b"application/octet-stream", self.raw_headers))
             await send({"type": "http.response.body", "body": self._id.encode() + b"\n", "more_body": True})
 
         self._outlet.attach(send, begin)
@@ -103,16 +104,15 @@ class StreamedResponse:
             await self._outlet.begin()
             await send({"type": "http.response.body", "body": b""})
         elif not self._outlet.begun:
-            await send(_start(502, b"application/json", self._extra))
+            await send(_start(502, b"application/json", self.raw_headers))
             await send(
                 {"type": "http.response.body", "body": dump({"error": answer.error, "params": {"id": self._id}})}
             )
         # Else the server breaks the answer off, because it was not ended.
 
 
-def _start(status: int, media_type: bytes, extra: Mapping[str, str]) -> Message:
-    headers = [(b"content-type", media_type), (b"x-content-type-options", b"nosniff")]
-    headers += [(name.encode(), value.encode()) for name, value in extra.items()]
+def _start(status: int, media_type: bytes, extra: Headers) -> Message:
+    headers = [(b"content-type", media_type), (b"x-content-type-options", b"nosniff"), *extra]
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 

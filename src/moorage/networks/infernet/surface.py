@@ -10,14 +10,11 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from moorage import __version__
-from moorage.errors import JobFinished, MoorageError, NodeStopping, NotFound
+from moorage.errors import JobFinished, MoorageError, NotFound
 from moorage.model.apps import App
 from moorage.model.jobs import JSON, Job, JobSpec, Mode
 from moorage.model.limits import KIB
@@ -28,7 +25,7 @@ from moorage.networks.infernet.chain import Write, result_of
 from moorage.networks.infernet.config import Config, read
 from moorage.networks.infernet.fleet import OPERATOR, Fleet
 from moorage.networks.infernet.manifest import NETWORK
-from moorage.networks.infernet.outlets import Outlet, StreamedResponse
+from moorage.networks.infernet.outlets import Message, Outlet, Receive, Send, StreamedResponse
 from moorage.networks.infernet.policy import Client, Refusal
 from moorage.networks.infernet.rates import RateLimiter
 from moorage.networks.infernet.reports import Reports
@@ -76,20 +73,19 @@ class InfernetSurface:
         limit = self._config.server.rate_limit
         self._rates = RateLimiter(num_requests=limit.num_requests, period=limit.period)
         self._reports = Reports(port.directory / "reports.db")
+        self._routes: Mapping[str, Mapping[str, Handler]] = {
+            "/health": {"GET": self._health},
+            "/info": {"GET": self._info},
+            "/resources": {"GET": self._resources},
+            "/api/jobs": {"GET": self._results, "POST": self._post, "DELETE": self._cancel},
+            "/api/jobs/batch": {"POST": self._batch},
+            "/api/jobs/stream": {"POST": self._stream},
+            "/api/status": {"PUT": self._put_status},
+        }
 
     def surface(self) -> Surface:
         """Give the routes and the background work."""
-        routes = [
-            self._route("/health", GET=self._health),
-            self._route("/info", GET=self._info),
-            self._route("/resources", GET=self._resources),
-            self._route("/api/jobs", GET=self._results, POST=self._post, DELETE=self._cancel),
-            self._route("/api/jobs/batch", POST=self._batch),
-            self._route("/api/jobs/stream", POST=self._stream),
-            Route("/api/status", self._unlimited(self._put_status), methods=["PUT"]),
-        ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http})
-        return Surface(app=app, paths=PATHS, tasks=(self._work,), admits=self._admits)
+        return Surface(app=self._answer, paths=PATHS, tasks=(self._work,), admits=self._admits)
 
     def serves(self, app: App) -> bool:
         """Tell whether a job of an app is for the containers of the configuration."""
@@ -152,45 +148,32 @@ class InfernetSurface:
 
     # what every request goes through
 
-    def _route(self, path: str, **handlers: Handler) -> Route:
-        limited = {method: self._limited(path, handler) for method, handler in handlers.items()}
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request, as an ASGI application."""
+        request = Request(scope, receive)
+        response = await self._response(request)
+        await response(scope, receive, send)
 
-        async def endpoint(request: Request) -> Any:
-            return await limited[request.method if request.method != "HEAD" else "GET"](request)
-
-        return Route(path, endpoint, methods=list(handlers))
-
-    def _limited(self, path: str, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
-        answer = self._unlimited(handler)
-
-        async def endpoint(request: Request) -> Any:
-            client = self._client(request)
-            verdict = self._rates.take(f"{request.method} {path}", str(client), time.monotonic())
-            request.state.rates = verdict.headers
-            if not verdict.allowed:
-                return _json({"error": "Too many requests"}, 429, verdict.headers)
-            response = await answer(request)
-            if isinstance(response, Response):
-                response.headers.update(verdict.headers)
-            return response
-
-        return endpoint
-
-    def _unlimited(self, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
-        async def endpoint(request: Request) -> Any:
-            client = self._client(request)
-            if client is None:
-                return _json({"error": "Could not get client IP address"}, 400)
-            try:
-                return await handler(request, client)
-            except _Stop as stop:
-                return stop.response
-            except BadBody as error:
-                return _json({"error": error.text}, error.status)
-            except MoorageError as error:
-                return _json({"error": error.message}, 503, {"retry-after": "1"})
-
-        return endpoint
+    async def _response(self, request: Request) -> Response | StreamedResponse:
+        path, method = request.scope["path"], request.scope["method"]
+        handlers = self._routes.get(path)
+        if handlers is None:
+            return _json({"error": f"There is nothing at {path}"}, 404)
+        handler = handlers.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            return _json({"error": f"{path} does not take {method}"}, 405, {"allow": ", ".join(handlers)})
+        request.scope["endpoint"] = handler  # so that it is counted under its path
+        client = self._client(request)
+        if client is None:
+            return _json({"error": "Could not get client IP address"}, 400)
+        if path == "/api/status":
+            return await _settled(handler, request, client)
+        verdict = self._rates.take(f"{method} {path}", str(client), time.monotonic())
+        if not verdict.allowed:
+            return _json({"error": "Too many requests"}, 429, verdict.headers)
+        response = await _settled(handler, request, client)
+        response.raw_headers += [(name.encode(), value.encode()) for name, value in verdict.headers.items()]
+        return response
 
     def _client(self, request: Request) -> Client | None:
         """Tell who asks: the other end of the connection, or whom a trusted proxy names."""
@@ -305,15 +288,13 @@ class InfernetSurface:
             result=partial(self._streamed, job_id),
             cancel=partial(self._stop, job_id),
             strict=request.query_params.get("strict") in {"1", "true"},
-            headers=request.state.rates,
         )
 
     async def _streamed(self, job_id: str) -> JobResult:
         """Wait until a streaming job has ended."""
         try:
-            return result_of(await self._port.finished_job(job_id))
-        except NodeStopping:
-            return JobResult(id=job_id, status="failed")
+            await self._port.left_lane(job_id)
+            return result_of(await self._port.get_job(job_id))
         finally:
             del self._outlets[job_id]
 
@@ -324,20 +305,20 @@ class InfernetSurface:
             return _json(await self._ids(client, query))
         intermediate = query.get("intermediate", "").lower() == "true"
         wait = _number(query, "wait", 0.0, LONGEST_WAIT)
-        found = [await self._found(job_id, client) for job_id in dict.fromkeys(ids)]
+        ids = list(dict.fromkeys(ids))
         if wait:
-            found = await self._waited(request, found, wait)
-        results = [each if isinstance(each, JobResult) else result_of(each) for each in found if each is not None]
-        return _json([result.document(intermediate=intermediate) for result in results])
+            await self._wait(request, ids, wait)
+        results = [await self._result(job_id, client) for job_id in ids]
+        return _json([result.document(intermediate=intermediate) for result in results if result is not None])
 
     async def _cancel(self, request: Request, client: Client) -> Response:
         """Cancel jobs: they fail; those that have ended stay as they are."""
-        found = [await self._found(job_id, client) for job_id in dict.fromkeys(request.query_params.getlist("id"))]
-        jobs = [job for job in found if isinstance(job, Job)]
-        for job in jobs:
-            await self._stop(job.id)
-        ended = await self._waited(request, jobs, 1.0)
-        return _json([result_of(job).document(intermediate=False) for job in ended if isinstance(job, Job)])
+        ids = [each for each in dict.fromkeys(request.query_params.getlist("id")) if await self._own(each) is not None]
+        for job_id in ids:
+            await self._stop(job_id)
+        await self._wait(request, ids, 1.0)
+        results = [await self._result(job_id, client) for job_id in ids]
+        return _json([result.document(intermediate=False) for result in results if result is not None])
 
     async def _put_status(self, request: Request, client: Client) -> Response:
         if not any(client in source for source in self._config.status_sources):
@@ -379,28 +360,24 @@ class InfernetSurface:
             return None
         return job if job.owner == OPERATOR.name else None
 
-    async def _found(self, job_id: str, client: Client) -> Job | JobResult | None:
-        return await self._own(job_id) or self._reports.find(str(client), job_id)
+    async def _result(self, job_id: str, client: Client) -> JobResult | None:
+        if self._port.in_lane(job_id):
+            return JobResult(id=job_id, status="running")
+        job = await self._own(job_id)
+        return self._reports.find(str(client), job_id) if job is None else result_of(job)
 
-    async def _waited(
-        self, request: Request, found: Sequence[Job | JobResult | None], seconds: float
-    ) -> list[Job | JobResult | None]:
+    async def _wait(self, request: Request, ids: Sequence[str], seconds: float) -> None:
         """Wait until none of the jobs runs, the time is up, or the server stops."""
-        waiting = asyncio.gather(*(self._end_of(each, seconds) for each in found))
+        running = [each for each in ids if self._port.in_lane(each)]
+        if not running:
+            return
+        ended = [asyncio.ensure_future(self._port.left_lane(each, within=seconds)) for each in running]
         stop = asyncio.ensure_future(request.scope["moorage.stopping"].wait())
         try:
-            await asyncio.wait({waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return list(waiting.result()) if waiting.done() else list(found)
+            await asyncio.wait({asyncio.gather(*ended), stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stop.cancel()
-            waiting.cancel()
-
-    async def _end_of(self, found: Job | JobResult | None, seconds: float) -> Job | JobResult | None:
-        if not isinstance(found, Job) or found.state.terminal:
-            return found
-        with suppress(NodeStopping):
-            return await self._port.finished_job(found.id, within=seconds)
-        return found
+            for task in (*ended, stop):
+                task.cancel()
 
     async def _stop(self, job_id: str) -> None:
         with suppress(JobFinished):
@@ -420,6 +397,18 @@ class InfernetSurface:
         if "after" in query:
             return ids
         return ids + self._reports.ids(str(client), pending=pending, limit=limit - len(ids))
+
+
+async def _settled(handler: Handler, request: Request, client: Client) -> Response | StreamedResponse:
+    """Give what a handler answers, also where it refuses."""
+    try:
+        return await handler(request, client)
+    except _Stop as stop:
+        return stop.response
+    except BadBody as error:
+        return _json({"error": error.text}, error.status)
+    except MoorageError as error:
+        return _json({"error": error.message}, 503, {"retry-after": "1"})
 
 
 async def _parsed(parse: Callable[[bytes], Any], body: bytes) -> Any:
@@ -443,8 +432,3 @@ def _number(query: Mapping[str, str], name: str, default: float, most: float) ->
 
 def _json(body: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(dump(body), status, headers=dict(headers or {}), media_type="application/json")
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _json({"error": error.detail}, error.status_code, error.headers)

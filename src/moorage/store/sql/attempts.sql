@@ -16,7 +16,7 @@ SELECT outputs FROM attempts JOIN jobs ON attempts.job = jobs.n AND attempts.num
 
 -- name: insert
 INSERT INTO attempts (job, number, id, state, place, created_at, started_at)
-VALUES (:job, :number, :id, :state, :place, :now, :started_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: advance
 UPDATE attempts SET
