@@ -29,7 +29,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from moorage.sandbox.docker import endpoint
-from moorage.sandbox.docker_guard import _UnixConnection
+from moorage.sandbox.docker_guard import UnixConnection
 
 PYTHON = "moorage-test/python:latest"
 """An image with /usr/bin/python3 and the libraries that it needs, and nothing to run by itself."""
@@ -55,7 +55,9 @@ class Engine:
         """Ask it something in the words of its API."""
         parts = urlsplit(self.url)
         unix = parts.scheme == "unix"
-        connection = _UnixConnection(parts.path) if unix else http.client.HTTPConnection(parts.netloc, timeout=60)
+        connection = (
+            UnixConnection(parts.path, timeout=60) if unix else http.client.HTTPConnection(parts.netloc, timeout=60)
+        )
         with contextlib.closing(connection):
             kind = "application/x-tar" if body[:1] not in (b"", b"{") else "application/json"
             connection.request(method, f"{path}?{urlencode(query)}", body, {"Content-Type": kind})
@@ -138,6 +140,7 @@ def an_own_engine() -> Iterator[Engine]:
     try:
         await_answer(engine, dockerd, place / "log")
         yield engine
+        clear(engine)
     finally:
         stop(dockerd)
         shutil.rmtree(place, ignore_errors=True)
@@ -157,6 +160,13 @@ def await_answer(engine: Engine, dockerd: subprocess.Popen[bytes], log: Path) ->
             said = log.read_text(errors="replace").splitlines()[-3:]
             raise NoEngine(f"dockerd does not run on this machine: {' / '.join(said)}")
         time.sleep(0.05)
+
+
+def clear(engine: Engine) -> None:
+    """Remove what a failed test has left: bridges would outlive the engine."""
+    for container in engine.get("/containers/json", all=1):
+        engine.call("DELETE", f"/containers/{container['Id']}", force=1, v=1)
+    engine.call("POST", "/networks/prune")
 
 
 def stop(dockerd: subprocess.Popen[bytes]) -> None:

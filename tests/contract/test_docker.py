@@ -460,9 +460,8 @@ async def test_without_its_registry_the_local_image_is_used(docker: Docker, engi
 
 
 async def test_without_an_engine_it_says_what_was_tried_and_later_works(
-    engine: Engine, node: str, image: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    docker: Docker, engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    docker = Docker(node=node)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(
         SandboxUnavailable, match=f"No container engine answers at unix://{tmp_path}/none.sock"
@@ -472,36 +471,90 @@ async def test_without_an_engine_it_says_what_was_tried_and_later_works(
     assert await docker.reap() == 0
     monkeypatch.setenv("DOCKER_HOST", engine.url)
     await get(await start(docker, image))
-    await docker.close()
 
 
-async def test_what_answers_and_is_no_engine_is_told(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_user_whom_the_engine_refuses_is_told_what_to_do(docker: Docker, engine: Engine, image: str) -> None:
+    if os.geteuid() != 0 or not engine.url.startswith("unix://"):
+        pytest.skip("only root can become somebody whom a socket refuses")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SandboxUnavailable, match="refuses this user: Permission denied") as caught:
+            await start(docker, image)
+    finally:
+        os.seteuid(0)
+    assert "usermod -aG docker" in (caught.value.hint or "")
+
+
+async def test_what_answers_and_is_no_engine_is_told(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     with a_registry({}) as registry:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{registry.port}")
-        docker = Docker(node=node)
         with pytest.raises(SandboxUnavailable, match="no container engine"):
             await start(docker, "any")
-        await docker.close()
 
 
-async def test_an_engine_on_another_machine_is_refused(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_on_another_machine_is_refused(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "ssh://somebody@elsewhere.invalid")
     with pytest.raises(SandboxUnavailable, match="another machine"):
-        await start(Docker(node=node), "any")
+        await start(docker, "any")
+
+
+@contextlib.asynccontextmanager
+async def a_way_to(engine: Engine, path: Path) -> AsyncIterator[None]:
+    """Forward a Unix socket to the engine; at the end the engine seems to be gone."""
+    joined: set[asyncio.StreamWriter] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_unix_connection(engine.url.removeprefix("unix://"))
+        joined.update((writer, there[1]))
+        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+
+    server = await asyncio.start_unix_server(forward, path)
+    try:
+        yield
+    finally:
+        server.close()
+        for writer in joined:
+            writer.close()
+        path.unlink()
+
+
+async def test_when_the_engine_goes_away_this_is_told_and_the_next_start_works(
+    docker: Docker, engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not engine.url.startswith("unix://"):
+        pytest.skip("the engine does not listen at a Unix socket")
+    path, name = tmp_path / "way.sock", f"moorage-test-{uuid4().hex}"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    async with a_way_to(engine, path):
+        lost = await start(docker, image, name=name)
+    with pytest.raises(SandboxUnavailable, match=f"{name} was lost"):
+        await lost.wait()
+    with pytest.raises(SandboxUnavailable, match="No container engine answers"):
+        await start(docker, image, name=name)
+    async with a_way_to(engine, path):
+        await get(await start(docker, image, name=name))
+        await docker.close()
 
 
 # Nothing is left
 
 
-async def test_closing_leaves_no_container_network_or_process(engine: Engine, node: str, image: str) -> None:
-    docker = Docker(node=node)
-    before = set(psutil.Process().children(recursive=True))
+async def test_closing_leaves_no_container_network_or_process(
+    docker: Docker, engine: Engine, node: str, image: str
+) -> None:
+    before = set(psutil.Process().children())
     processes = [await start(docker, image, network=network) for network in ("internet", "none", "internet")]
-    assert len(set(psutil.Process().children(recursive=True)) - before) == 1
+    assert len(set(psutil.Process().children()) - before) == 1
     await docker.close()
     assert [(await process.wait()).status for process in processes] == [-signal.SIGKILL] * 3
     assert engine.containers(f"moorage.node={node}") == engine.networks(f"moorage.node={node}") == []
-    assert set(psutil.Process().children(recursive=True)) == before
+    assert set(psutil.Process().children()) == before
 
 
 async def test_the_guard_holds_nothing_of_the_node(docker: Docker, image: str) -> None:
@@ -518,26 +571,31 @@ async def test_the_containers_of_a_killed_node_go_with_it(engine: Engine, node: 
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", NODE, node, image, name, stdout=asyncio.subprocess.PIPE
     )
-    assert child.stdout
-    while await child.stdout.readline() != b"started\n":
-        assert child.returncode is None
-    (guard,) = psutil.Process(child.pid).children()
-    assert inspected(engine, name)["State"]["Running"]
-    child.kill()
-    await child.wait()
+    try:
+        assert child.stdout
+        while await child.stdout.readline() != b"started\n":
+            assert child.returncode is None
+        (guard,) = psutil.Process(child.pid).children()
+        assert inspected(engine, name)["State"]["Running"]
+    finally:
+        child.kill()
+        await child.wait()
     await until(lambda: engine.inspect(name) is None)
     await until(lambda: not guard.is_running())
     assert await Docker(node=node).reap() == 0
 
 
-async def test_the_next_node_removes_what_an_earlier_one_left(engine: Engine, node: str, image: str) -> None:
-    earlier, later = Docker(node=node), Docker(node=node)
-    left = await start(earlier, image, network="none")
-    kept = await start(later, image)
-    assert await later.reap() == 1
-    with pytest.raises(SandboxUnavailable, match="was removed"):
-        await left.wait()
-    assert await get(kept)
-    assert [each["Name"] for each in engine.networks(f"moorage.node={node}")] == [f"moorage-{node}"]
-    await later.close()
-    await earlier.close()
+async def test_the_next_node_removes_what_an_earlier_one_left(
+    docker: Docker, engine: Engine, node: str, image: str
+) -> None:
+    earlier = Docker(node=node)
+    try:
+        left = await start(earlier, image, network="none")
+        kept = await start(docker, image)
+        assert await docker.reap() == 1
+        with pytest.raises(SandboxUnavailable, match="was removed"):
+            await left.wait()
+        assert await get(kept)
+        assert [each["Name"] for each in engine.networks(f"moorage.node={node}")] == [f"moorage-{node}"]
+    finally:
+        await earlier.close()

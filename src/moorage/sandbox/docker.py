@@ -155,7 +155,8 @@ async def describe_engine() -> str:
 
 def refuse_sockets(volumes: tuple[str, ...]) -> None:
     """Raise SandboxUnavailable for a volume in which an engine's socket is: who has that has the whole machine."""
-    sockets = [Path(path).resolve() for path in (*_sockets(), CONTAINERD, endpoint().removeprefix("unix://"))]
+    used = [url.removeprefix("unix://")] if (url := endpoint()).startswith("unix://") else []
+    sockets = [Path(path).resolve() for path in (*_sockets(), CONTAINERD, *used)]
     for volume in volumes:
         source = Path(volume.partition(":")[0])
         if source.is_absolute() and ":" in volume and any(path.is_relative_to(source.resolve()) for path in sockets):

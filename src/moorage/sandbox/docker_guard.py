@@ -16,20 +16,21 @@ from urllib.parse import urlencode, urlsplit
 
 NODE, RUN = "moorage.node", "moorage.run"
 """Labels: the node, known by its data directory, and one life of it."""
-ANSWER = 60.0
-"""Seconds that the engine may take for one request."""
+TELL, DO = 10.0, 60.0
+"""Seconds that the engine may take to tell something, and to do something."""
 LOOKS, PAUSE = 10, 0.5
 """How often to look: what the node had just asked for may appear late, and the engine may be about to start."""
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER)
+    def __init__(self, path: str, *, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
+        """Connect to the socket, as the base class does to a host."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
@@ -77,9 +78,10 @@ def _remove(url: str, container: str) -> None:
 
 
 def _call(url: str, method: str, path: str, **query: object) -> Any:
-    parts = urlsplit(url)
-    unix = parts.scheme == "unix"
-    connection = _UnixConnection(parts.path) if unix else http.client.HTTPConnection(parts.netloc, timeout=ANSWER)
+    parts, timeout = urlsplit(url), TELL if method == "GET" else DO
+    connection = http.client.HTTPConnection(parts.netloc or "localhost", timeout=timeout)
+    if parts.scheme == "unix":
+        connection = UnixConnection(parts.path, timeout=timeout)
     with contextlib.closing(connection):
         connection.request(method, f"{path}?{urlencode(query)}")
         response = connection.getresponse()
