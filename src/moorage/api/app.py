@@ -48,7 +48,8 @@ class Front:
     """Sends each request to whom it is for: a network's own application, or that of the node."""
 
     def __init__(self, app: FastAPI, surfaces: Sequence[Surface]) -> None:
-        self._app, self._stopping = app, app.state.stopping
+        self._app = app
+        self._stopping = asyncio.ensure_future(app.state.stopping.wait())
         self._others = [
             (path, metrics.Counted(problems.Guard(surface.app), app.state.metrics))
             for surface in surfaces

@@ -155,7 +155,21 @@ class Context:
     """Tell that the app is done and its outputs are being stored."""
     log: OutputSink
     """Write to the job's logs in the app's place; a job of a lane has none."""
-    cancelled: asyncio.Event
+    cancelled: "Cancellation"
+
+
+class Cancellation(asyncio.Event):
+    """Set once a job is to be cancelled, which also calls back whoever must not wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_set: Callable[[], object] | None = None
+
+    def set(self) -> None:
+        """Cancel."""
+        super().set()
+        if self.on_set is not None:
+            self.on_set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +230,8 @@ class Port(Protocol):
     def lane_load(self) -> LaneLoad:
         """Count the jobs of open lanes."""
 
-    def in_lane(self, job_id: str) -> bool:
-        """Tell whether a job waits or runs in an open lane; otherwise it has ended, or was never in one."""
-
-    async def left_lane(self, job_id: str, *, within: float | None = None) -> None:
-        """Wait until a job is in no lane any more, at most so many seconds, or the node stops."""
+    def end_of(self, job_id: str) -> asyncio.Future[None] | None:
+        """Give what is done once a job has left its lane; None if it is in none: it has ended, or was never in one."""
 
     async def get_job(self, job_id: str) -> Job:
         """Read one job; raises NotFound."""

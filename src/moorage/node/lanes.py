@@ -60,14 +60,12 @@ class Lanes:
         lanes = self._lanes.values()
         return LaneLoad(waiting=sum(len(lane.waiting) for lane in lanes), running=sum(lane.running for lane in lanes))
 
-    def holds(self, job_id: str) -> bool:
-        """Tell whether a job waits or runs in an open lane; otherwise the store knows all there is to know."""
-        return job_id in self._live
+    def end_of(self, job_id: str) -> asyncio.Future[None] | None:
+        """Give what is done once a job has left its lane, or the node stops; None if it is in none.
 
-    async def ended(self, job_id: str, *, within: float | None = None) -> None:
-        """Wait until a job has left its lane, at most so many seconds, or the node stops."""
-        if job_id in self._live:
-            await asyncio.wait({self._live[job_id]}, timeout=within)
+        The store knows then all there is to know.
+        """
+        return self._live.get(job_id)
 
     async def submit(self, name: str, app_id: str, build: Callable[[App], Job], *, owner: str, job_id: str) -> Job:
         """Accept a job durably, and begin it if there is room."""

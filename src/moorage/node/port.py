@@ -1,5 +1,6 @@
 """The running node as a network's own surface sees it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,13 +88,9 @@ class NetworkPort:
         """Count the jobs of open lanes."""
         return self._node.lanes.load()
 
-    def in_lane(self, job_id: str) -> bool:
-        """Tell whether a job waits or runs in an open lane."""
-        return self._node.lanes.holds(job_id)
-
-    async def left_lane(self, job_id: str, *, within: float | None = None) -> None:
-        """Wait until a job is in no lane any more, at most so many seconds, or the node stops."""
-        await self._node.lanes.ended(job_id, within=within)
+    def end_of(self, job_id: str) -> "asyncio.Future[None] | None":
+        """Give what is done once a job has left its lane; None if it is in none."""
+        return self._node.lanes.end_of(job_id)
 
     async def get_job(self, job_id: str) -> Job:
         """Read one job."""

@@ -31,7 +31,7 @@ from moorage.errors import (
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, Result
 from moorage.model.states import AttemptState
-from moorage.networks.base import Children, Context, Network, Services
+from moorage.networks.base import Cancellation, Children, Context, Network, Services
 from moorage.node.apps import Apps
 from moorage.node.logs import AttemptLog
 from moorage.node.workspace import DiskWatch, make_workspace, remove_workspace
@@ -60,7 +60,7 @@ class Live:
     attempt: Attempt
     workspace: Path
     log: AttemptLog
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: Cancellation = field(default_factory=Cancellation)
     release: Callable[[], None]
     """Gives the reserved resources back."""
     progress: list[Write] = field(default_factory=list)

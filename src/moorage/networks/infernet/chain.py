@@ -10,11 +10,14 @@ from typing import Protocol
 
 from moorage.errors import ContainerFailed, JobCancelled
 from moorage.model.jobs import JSON, ErrorInfo, Job, Result
-from moorage.model.limits import MIB
+from moorage.model.limits import MIB, Limits
 from moorage.model.states import JobState
+from moorage.networks.base import Cancellation
 from moorage.networks.infernet.service import ContainerError, Place, request_body
 from moorage.networks.infernet.wire import Answer, Failure, JobResult, Output, State
 
+SMALL = Limits(cpus=0.001, memory=MIB)
+"""What is reserved for a job: the containers hold what it takes."""
 KEPT = MIB
 """Bytes of a stream that are stored with its job; all of it goes to the client."""
 
@@ -62,7 +65,7 @@ class Request:
         )
 
 
-async def run(request: Request, chain: Sequence[Container], cancelled: asyncio.Event) -> Result:
+async def run(request: Request, chain: Sequence[Container], cancelled: Cancellation) -> Result:
     """Ask one container after the other; the output of each is the data of the next, and the first failure ends it."""
     data: JSON = request.data
     answers: list[Answer] = []
@@ -86,7 +89,7 @@ async def run(request: Request, chain: Sequence[Container], cancelled: asyncio.E
     return _result(answers)
 
 
-async def stream(request: Request, container: Container, write: Write, cancelled: asyncio.Event) -> Result:
+async def stream(request: Request, container: Container, write: Write, cancelled: Cancellation) -> Result:
     """Pass on what a container gives, no faster than it is taken, and keep the beginning.
 
     `write` raises ConnectionError once nobody takes it any more.
@@ -176,13 +179,13 @@ def _error(answer: Answer) -> ErrorInfo | None:
 
 
 @asynccontextmanager
-async def _until(cancelled: asyncio.Event) -> AsyncIterator[None]:
+async def _until(cancelled: Cancellation) -> AsyncIterator[None]:
     """Give up what is done within once it is cancelled; what it was is then left unfinished."""
     task = asyncio.current_task()
     assert task is not None
-    within = True
-    watch = asyncio.ensure_future(cancelled.wait())
-    watch.add_done_callback(lambda done: task.cancel() if within and not done.cancelled() else None)
+    if cancelled.is_set():
+        task.cancel()
+    cancelled.on_set = task.cancel
     try:
         yield
     except asyncio.CancelledError:
@@ -190,5 +193,4 @@ async def _until(cancelled: asyncio.Event) -> AsyncIterator[None]:
             raise
         task.uncancel()
     finally:
-        within = False
-        watch.cancel()
+        cancelled.on_set = None

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from moorage.errors import Invalid
 from moorage.model.apps import App
 from moorage.model.jobs import JSON, JobSpec, Result
-from moorage.model.limits import MIB, Limits
+from moorage.model.limits import Limits
 from moorage.networks.base import Context, Finding, Manifest, Port, Surface
 from moorage.networks.infernet import chain, manifest
-from moorage.networks.infernet.chain import Request
+from moorage.networks.infernet.chain import SMALL, Request
 from moorage.networks.manifest import unknown_key
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 KEYS = ("containers", "data", "requires_proof")
 """What a job may say: a chain of containers, what the first is given, and whether a proof is asked."""
-SMALL = Limits(cpus=0.001, memory=MIB)
-"""What is reserved for a job: the containers hold what it takes."""
 
 
 class Infernet:
@@ -62,6 +60,8 @@ class Infernet:
         request = _request(spec.parameters, known)
         if spec.mode == "stream" and len(request.containers) > 1:
             raise Invalid("Only one container can stream.")
+        if spec.limits is SMALL:
+            return spec  # of our own surface, which says all of it
         limits = SMALL if spec.limits == Limits() else spec.limits
         return replace(spec, parameters=request.parameters, limits=limits, lost_retries=0)
 

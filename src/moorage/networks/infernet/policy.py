@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
@@ -49,6 +50,7 @@ class Refusal:
         return {"error": self.text, "params": dict(self.params)}
 
 
+@lru_cache(maxsize=4096)
 def client(text: str) -> Client:
     """Read the address of a client; `::ffff:a.b.c.d` is `a.b.c.d` (section 4.7).
 

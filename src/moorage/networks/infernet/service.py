@@ -8,6 +8,7 @@ from moorage.model.jobs import JSON
 from moorage.model.limits import KIB
 from moorage.networks.infernet.wire import BadBody, Failure, Output, load
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 MAX_ERROR = 4 * KIB
 """Bytes of an error text in UTF-8."""
 
@@ -52,7 +53,7 @@ def request_body(
     }
     if destination is not Place.STREAM:
         body["requires_proof"] = requires_proof
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(body).encode()
 
 
 def take(status: int, media_type: str | None, body: bytes, *, accept_error_status: bool = False) -> Output | Failure:

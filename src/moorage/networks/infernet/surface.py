@@ -21,7 +21,7 @@ from moorage.model.limits import KIB
 from moorage.networks.base import Port, Surface
 from moorage.networks.infernet import chain, policy, wire
 from moorage.networks.infernet.calls import Calls
-from moorage.networks.infernet.chain import Write, result_of
+from moorage.networks.infernet.chain import SMALL, Write, result_of
 from moorage.networks.infernet.config import Config, read
 from moorage.networks.infernet.fleet import OPERATOR, Fleet
 from moorage.networks.infernet.manifest import NETWORK
@@ -47,6 +47,8 @@ QUICK = 64 * KIB
 TIDY_EVERY = 60.0
 CLIENT = "client"
 """Label of a job with the address that sent it."""
+
+_OF_BROWSERS = frozenset({b"origin", b"sec-fetch-site"})
 
 Handler = Callable[[Request, Client], Awaitable[Response | StreamedResponse]]
 
@@ -142,8 +144,9 @@ class InfernetSurface:
         path, client = scope["path"], scope.get("client")
         if not any(path == own or (own.endswith("/") and path.startswith(own)) for own in PATHS):
             return False
-        if any(name in {b"origin", b"sec-fetch-site"} for name, _ in scope["headers"]):
-            return False
+        for name, _ in scope["headers"]:
+            if name in _OF_BROWSERS:
+                return False
         return client is not None
 
     # what every request goes through
@@ -293,7 +296,9 @@ class InfernetSurface:
     async def _streamed(self, job_id: str) -> JobResult:
         """Wait until a streaming job has ended."""
         try:
-            await self._port.left_lane(job_id)
+            end = self._port.end_of(job_id)
+            if end is not None:
+                await asyncio.wait({end})
             return result_of(await self._port.get_job(job_id))
         finally:
             del self._outlets[job_id]
@@ -348,7 +353,12 @@ class InfernetSurface:
             raise _Stop(503, {"error": "The queue is full"}, **{"retry-after": "1"})
         request = chain.Request(containers=found.containers, data=found.data, requires_proof=found.requires_proof)
         spec = JobSpec(
-            app_id=self._fleet.app_id, parameters=request.parameters, labels={CLIENT: str(client)}, mode=mode
+            app_id=self._fleet.app_id,
+            parameters=request.parameters,
+            limits=SMALL,
+            lost_retries=0,
+            labels={CLIENT: str(client)},
+            mode=mode,
         )
         lane = f"{NETWORK}:{found.containers[0]}"
         return (await self._port.submit(spec, caller=OPERATOR, job_id=job_id or str(uuid4()), lane=lane)).id
@@ -361,23 +371,19 @@ class InfernetSurface:
         return job if job.owner == OPERATOR.name else None
 
     async def _result(self, job_id: str, client: Client) -> JobResult | None:
-        if self._port.in_lane(job_id):
+        if self._port.end_of(job_id) is not None:
             return JobResult(id=job_id, status="running")
         job = await self._own(job_id)
         return self._reports.find(str(client), job_id) if job is None else result_of(job)
 
     async def _wait(self, request: Request, ids: Sequence[str], seconds: float) -> None:
         """Wait until none of the jobs runs, the time is up, or the server stops."""
-        running = [each for each in ids if self._port.in_lane(each)]
-        if not running:
-            return
-        ended = [asyncio.ensure_future(self._port.left_lane(each, within=seconds)) for each in running]
-        stop = asyncio.ensure_future(request.scope["moorage.stopping"].wait())
-        try:
-            await asyncio.wait({asyncio.gather(*ended), stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (*ended, stop):
-                task.cancel()
+        stopping, until = request.scope["moorage.stopping"], time.monotonic() + seconds
+        for job_id in ids:
+            end = self._port.end_of(job_id)
+            if end is not None:
+                left = max(0.0, until - time.monotonic())
+                await asyncio.wait({end, stopping}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     async def _stop(self, job_id: str) -> None:
         with suppress(JobFinished):

@@ -47,7 +47,7 @@ def load(body: bytes | str) -> JSON:
     """
     try:
         text = body if isinstance(body, str) else body.decode("utf-8-sig")
-        document = json.loads(text, parse_float=_finite, parse_constant=_refuse)
+        document = _DECODER.decode(text)
     except UnicodeDecodeError:
         raise BadBody("body: is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -68,6 +68,10 @@ def _finite(text: str) -> float:
 
 def _refuse(text: str) -> NoReturn:
     raise ValueError(text)
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _too_deep() -> BadBody:
@@ -293,7 +297,7 @@ def parse_status(body: bytes) -> StatusReport:
 
 def dump(value: JSON) -> bytes:
     r"""Write an answer: compact, keys sorted, `\uXXXX` for all that is not ASCII, a newline at the end (section 4)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return _ENCODER.encode(value).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
