@@ -59,9 +59,9 @@ class Http:
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Place]:
+def place(container: str = "bench.infernet_container") -> Iterator[Place]:
     """Run the container, and a node whose config.json names it."""
-    with tempfile.TemporaryDirectory(prefix="moorage-bench-") as temporary, _container() as port:
+    with tempfile.TemporaryDirectory(prefix="moorage-bench-") as temporary, _container(container) as port:
         config = Path(temporary, "config.json")
         document = {
             "manage_containers": False,
@@ -86,8 +86,8 @@ def _await_healthy(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _container() -> Iterator[int]:
-    with subprocess.Popen([sys.executable, "-m", "bench.infernet_container"], stdout=subprocess.PIPE) as process:
+def _container(module: str) -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
             yield int(process.stdout.readline())

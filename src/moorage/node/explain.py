@@ -55,6 +55,8 @@ async def _explain_queued(job: Job, store: Store, engine: Engine) -> Explanation
     if waiting_for:
         return Explanation(summary=f"It runs after {', '.join(waiting_for)}.", waiting_for=waiting_for)
     ahead = await store.ahead_of(job.id)
+    if job.lane is not None:
+        return Explanation(summary=f"It waits in lane {job.lane}. {_waiting(ahead, None)}", ahead=ahead)
     refusal = engine.explain(job.spec.limits)
     places = tuple(
         f"{place.name}: {place.free_cpus:g} of {place.cpus:g} cpus and {place.free_memory >> 20} of "

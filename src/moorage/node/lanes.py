@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from moorage.errors import DiskFull, InternalError, StoreUnavailable
+from moorage.errors import DiskFull, InternalError, MoorageError, StoreUnavailable
 from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job
@@ -78,15 +78,25 @@ class Lanes:
             self._arrive(job.id)
             self._go_on(lane)
             return job
+        return await self._start(lane, app_id, build)
+
+    async def _start(self, lane: _Lane, app_id: str, build: Callable[[App], Job]) -> Job:
+        """Accept a job and begin it; what it waits for elsewhere and the disk are waited for together."""
+        begun: list[asyncio.Task[None]] = []
         lane.running += 1
+
+        def begin(job: Job, attempt: Attempt) -> None:
+            self._arrive(job.id)
+            begun.append(self._begin(lane, job.id, self._run(job, attempt)))
+
         try:
-            job, attempt = await self._store.start(app_id, build, place=PLACE)
-        except BaseException:
-            self._leave(lane)
+            return await self._store.start(app_id, build, place=PLACE, begin=begin)
+        except MoorageError:
+            if begun:
+                begun[0].cancel()
+            else:
+                self._leave(lane)
             raise
-        self._arrive(job.id)
-        self._begin(lane, job.id, self._run(job, attempt))
-        return job
 
     async def close(self) -> None:
         """Cancel what runs and wait for it."""
@@ -124,10 +134,11 @@ class Lanes:
         if attempt is not None:
             await self._run(await self._store.get_job(job_id), attempt)
 
-    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[None]) -> None:
+    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(lane, job_id, done))
+        return task
 
     def _end(self, lane: _Lane, job_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -24,6 +24,7 @@ from moorage.errors import (
     LeaseLost,
     LogLimit,
     MoorageError,
+    NotFound,
     StoreUnavailable,
     TotalTimeout,
     UnknownIsolation,
@@ -144,7 +145,8 @@ class Runner:
         except asyncio.CancelledError:
             self._flush(live)
             # The end was written already, or cannot be: then the next start writes it. A node that stops never waits.
-            with contextlib.suppress(LeaseLost, DiskFull, StoreUnavailable):
+            # NotFound: it began before it was accepted for good, and was not.
+            with contextlib.suppress(LeaseLost, NotFound, DiskFull, StoreUnavailable):
                 await self._store.finish(attempt, AttemptState.LOST, Result(error=JobLost().info))
             raise
         except LeaseLost as error:

@@ -105,8 +105,13 @@ class Store(Protocol):
         failed or been cancelled (DependencyFailed). Appends `job.queued`.
         """
 
-    async def start(self, app_id: str, build: Callable[[App], Job], *, place: str) -> tuple[Job, Attempt]:
+    async def start(
+        self, app_id: str, build: Callable[[App], Job], *, place: str, begin: Callable[[Job, Attempt], object]
+    ) -> Job:
         """Accept a new job of a lane and give out its lease, in one transaction.
+
+        `begin` is called before this is durable, so that what the job waits for elsewhere passes meanwhile; if the
+        transaction fails this raises, and the attempt has never been.
 
         Appends `job.running` and `attempt.running`. Raises what `build` raises, IdempotencyConflict.
         """

@@ -158,6 +158,5 @@ def forget(tx: Transaction, owner: str, *, before: float, keep: int) -> Steps[in
 
 def _forget(tx: Transaction, number: int, job_id: str) -> None:
     tx.execute(SQL["forget_events"], (job_id,))
-    tx.execute(SQL["forget_labels"], {"n": number})
-    for statement in ("forget_attempts", "forget_after", "forget_job"):
+    for statement in ("forget_labels", "forget_attempts", "forget_after", "forget_job"):
         tx.execute(SQL[statement], (number,))

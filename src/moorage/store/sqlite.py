@@ -107,10 +107,10 @@ class SqliteStore:
         )
 
     def start(
-        self, app_id: str, build: Callable[[App], Job], *, place: str
-    ) -> Coroutine[Any, Any, tuple[Job, Attempt]]:
+        self, app_id: str, build: Callable[[App], Job], *, place: str, begin: Callable[[Job, Attempt], object]
+    ) -> Coroutine[Any, Any, Job]:
         """Accept a new job of a lane and give out its lease."""
-        return self._writer.write(lambda tx: submissions.start(tx, app_id, build, place=place))
+        return self._writer.write(lambda tx: submissions.start(tx, app_id, build, place=place, begin=begin))
 
     async def get_job(self, job_id: str) -> Job:
         """Read one job."""

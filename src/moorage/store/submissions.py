@@ -50,7 +50,14 @@ def submit(
     return job, True
 
 
-def start(tx: Transaction, app_id: str, build: Callable[[App], Job], *, place: str) -> tuple[Job, Attempt]:
+def start(
+    tx: Transaction,
+    app_id: str,
+    build: Callable[[App], Job],
+    *,
+    place: str,
+    begin: Callable[[Job, Attempt], object],
+) -> Job:
     """Accept a job and give out its lease; the job begins its life running, so no state changes.
 
     Raises IdempotencyConflict.
@@ -77,9 +84,9 @@ def start(tx: Transaction, app_id: str, build: Callable[[App], Job], *, place: s
     subject = Subject(id=job.id, seq=0)
     tx.append(subject, "job.running", "It was accepted and begins at once.")
     attempt = attempts.first(tx, job, number or 0, subject, place=place)
-    return replace(
-        job, state=JobState.RUNNING, created_at=tx.now, started_at=tx.now, attempts=1, seq=subject.seq
-    ), attempt
+    job = replace(job, state=JobState.RUNNING, created_at=tx.now, started_at=tx.now, attempts=1, seq=subject.seq)
+    begin(job, attempt)
+    return job
 
 
 def _earlier(tx: Transaction, owner: str, job_id: str | None, key: str | None) -> sqlite3.Row | None:

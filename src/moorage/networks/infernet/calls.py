@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -22,6 +22,8 @@ MAX_REPLY = 64 * MIB
 """Bytes of an answer; a longer one fails. A stream may be of any length."""
 READ_AHEAD = 256 * KIB
 """Bytes of a stream that are read before anybody takes them."""
+KEPT_OPEN = 1.5
+"""Seconds that an idle connection is kept: less than common servers do, which would close it just when it is used."""
 REDIRECTS = 5
 _KEEPS_BODY = frozenset({301, 302, 307, 308})
 """Redirects that are followed with method and body, to the same host only."""
@@ -32,13 +34,17 @@ Acquire = Callable[[], AbstractAsyncContextManager[Endpoint]]
 """Gives where a container answers, once it is ready."""
 
 
+class TimedOut(ContainerError):
+    """A container was silent, or not done, for as long as it was waited for."""
+
+
 class _Through(BaseConnector):
     """Connects through an endpoint, whatever host a URL names."""
 
     allowed_protocol_schema_set = frozenset({"http", ""})
 
     def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(limit=0, keepalive_timeout=15.0)
+        super().__init__(limit=0, keepalive_timeout=KEPT_OPEN)
         self._endpoint = endpoint
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
@@ -122,12 +128,7 @@ class Calls:
 
         Raises ContainerError.
         """
-        async with (
-            self._slots,
-            _bounded(self._timeout),
-            self._ready() as session,
-            self._post(session, body, _UNLIMITED) as response,
-        ):
+        async with self.exchange(body, within=self._timeout) as response:
             return response.status, response.headers.get("Content-Type"), await _whole(response)
 
     async def stream(self, body: bytes) -> AsyncGenerator[bytes, None]:
@@ -135,17 +136,38 @@ class Calls:
 
         Raises ContainerError, before the first byte or after any.
         """
+        until = asyncio.get_running_loop().time() + self._longest
         limits = aiohttp.ClientTimeout(total=None, sock_read=self._idle)
-        async with (
-            self._slots,
-            _bounded(self._longest, self._idle),
-            self._ready() as session,
-            self._post(session, body, limits) as response,
-        ):
-            if not 200 <= response.status < 300:
-                raise ContainerError(error_of(response.status, await _head(response)))
-            async for chunk in response.content.iter_any():
+        # What takes the bytes may take its time: a limit around that would end it, and not the reading.
+        async with _translated(self._longest, self._idle), AsyncExitStack() as stack:
+            async with asyncio.timeout_at(until):
+                response = await stack.enter_async_context(self._exchange(body, limits))
+                if not 200 <= response.status < 300:
+                    raise ContainerError(error_of(response.status, await _head(response)))
+            while True:
+                async with asyncio.timeout_at(until):
+                    chunk = await response.content.readany()
+                if not chunk:
+                    return
                 yield chunk
+
+    @asynccontextmanager
+    async def exchange(
+        self, body: bytes, *, within: float, idle: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send what a container is asked and give its answer once that begins; its body is still to be read.
+
+        It may take `within` seconds in all, and be silent for `idle`.
+        Raises ContainerError, also for what goes wrong while the body is read.
+        """
+        limits = _UNLIMITED if idle is None else aiohttp.ClientTimeout(total=None, sock_read=idle)
+        async with _bounded(within, idle), self._exchange(body, limits) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _exchange(self, body: bytes, limits: aiohttp.ClientTimeout) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self._slots, self._ready() as session, self._post(session, body, limits) as response:
+            yield response
 
     async def resources(self, model_id: str | None, *, within: float) -> JSON:
         """Ask what a container offers (section 4.3).
@@ -153,14 +175,22 @@ class Calls:
         Raises ContainerError.
         """
         query = {} if model_id is None else {"model_id": model_id}
-        async with (
-            _bounded(within),
-            self._ready() as session,
-            session.get(f"{self._url}/service-resources", params=query, headers=self._headers) as response,
-        ):
+        async with self.page("/service-resources", query, within=within) as response:
             if response.status != 200:
                 raise ContainerError(f"HTTP {response.status}")
             return load(await _whole(response))
+
+    @asynccontextmanager
+    async def page(
+        self, path: str, query: Mapping[str, str] | None = None, *, within: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Give the answer to a GET once it begins, as `exchange` does."""
+        async with (
+            _bounded(within),
+            self._ready() as session,
+            session.get(self._url + path, params=query, headers=self._headers) as response,
+        ):
+            yield response
 
     async def status_of(self, path: str, *, within: float) -> int:
         """Give the status with which a container answers a GET.
@@ -174,12 +204,24 @@ class Calls:
         ):
             return response.status
 
+    async def wait(self) -> None:
+        """Wait until a container that the node runs is ready, for as long as its start may take.
+
+        Raises ContainerError with what it said last.
+        """
+        async with self._ready():
+            pass
+
     @asynccontextmanager
     async def _ready(self) -> AsyncIterator[aiohttp.ClientSession]:
         try:
             async with self._acquire() as endpoint:
                 if self._session is None:
-                    self._session = _session(aiohttp.TCPConnector(limit=0) if self._remote else through(endpoint))
+                    self._session = _session(
+                        aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_OPEN)
+                        if self._remote
+                        else through(endpoint)
+                    )
                 yield self._session
         except MoorageError as error:
             raise ContainerError(f"Cannot connect to host {self.name}: {error.message}") from error
@@ -217,13 +259,18 @@ def _session(connector: BaseConnector) -> aiohttp.ClientSession:
 @asynccontextmanager
 async def _bounded(seconds: float, idle: float | None = None) -> AsyncIterator[None]:
     """Make whatever goes wrong with a request a ContainerError, and bound it in time."""
+    async with _translated(seconds, idle), asyncio.timeout(seconds):
+        yield
+
+
+@asynccontextmanager
+async def _translated(seconds: float, idle: float | None = None) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        yield
     except aiohttp.SocketTimeoutError:
-        raise ContainerError(f"Timeout: no byte came for {idle or seconds:g} s") from None
+        raise TimedOut(f"Timeout: no byte came for {idle or seconds:g} s") from None
     except TimeoutError:
-        raise ContainerError(f"Timeout after {seconds:g} s") from None
+        raise TimedOut(f"Timeout after {seconds:g} s") from None
     except aiohttp.ClientConnectorError as error:
         raise ContainerError(str(error)) from None
     except (aiohttp.ClientError, OSError) as error:
@@ -235,7 +282,7 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 
     Raises ContainerError if it is too long.
     """
-    if (response.content_length or 0) <= READ_AHEAD and response.content_length is not None:
+    if response.content_length is not None and response.content_length <= READ_AHEAD and not _packed(response):
         return await response.read()
     body = bytearray()
     async for chunk in response.content.iter_any():
@@ -243,6 +290,11 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_REPLY:
             raise ContainerError(f"The answer is longer than {MAX_REPLY // MIB} MiB")
     return bytes(body)
+
+
+def _packed(response: aiohttp.ClientResponse) -> bool:
+    """Tell whether an answer may be longer than its length."""
+    return "Content-Encoding" in response.headers
 
 
 async def _head(response: aiohttp.ClientResponse) -> bytes:

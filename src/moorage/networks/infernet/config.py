@@ -268,7 +268,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         document = from_json(path.read_bytes(), allow_inf_nan=False)
     except FileNotFoundError:
-        raise SourceNotFound(f"There is no configuration file {path}.") from None
+        hint = "Check its path; a relative one counts from the working directory."
+        raise SourceNotFound(f"There is no configuration file {path}.", hint=hint) from None
     except OSError as error:
         raise BadManifest(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:

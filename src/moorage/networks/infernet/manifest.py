@@ -5,6 +5,7 @@ An app is a folder with a `config.json` in the network's own form, or one with t
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -27,6 +28,8 @@ FILE = "config.json"
 REQUIREMENTS = "requirements.txt"
 IGNORED = (".venv", "__pycache__", ".git")
 """Top-level entries that are no part of an app."""
+ONLY = "app"
+"""Id of the container of a folder that gives it none: the name of the folder is another wherever it is stored."""
 
 _IMAGE = re.compile(
     r"(?:(?:[a-zA-Z0-9][a-zA-Z0-9-]*\.)*[a-zA-Z0-9][a-zA-Z0-9-]*(?::[0-9]+)?/)?"
@@ -97,11 +100,8 @@ def pack(source: str, target: Path) -> str | None:
 
     Raises SourceNotFound, BadManifest.
     """
-    path = Path(source)
-    if path.is_file() and path.suffix == ".json":
-        return _pack_config(path, target) if _lists_containers(path) else None
-    if path.exists():
-        return None
+    if os.path.exists(source):  # noqa: PTH110 - a Path raises where a URL is too long for a file's name
+        return _pack_file(Path(source), target)
     if source.startswith(("http://", "https://")):
         return _pack_one(target, {"id": _name(source), "url": source}, managed=False)
     if looks_like_path(source):
@@ -136,7 +136,7 @@ def _from_app_file(source: Path) -> Config:
     if app_file.command is not None:
         extras["directory"] = "."
         table["command"] = shlex.join(app_file.command)
-    table = {"id": _identifier(source.name), **table, "moorage": extras}
+    table = {"id": ONLY, **table, "moorage": extras}
     document = {"containers": [table], "manage_containers": "url" not in table}
     try:
         found = config.parse(document, source / APP_FILE)
@@ -194,6 +194,12 @@ def _pack_one(target: Path, container: dict[str, JSON], *, managed: bool) -> str
     document = {"manage_containers": managed, "containers": [container]}
     (target / FILE).write_text(json.dumps(document))
     return str(container["id"])
+
+
+def _pack_file(path: Path, target: Path) -> str | None:
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    return _pack_config(path, target) if "containers" in config.load(path) else None
 
 
 def _pack_config(path: Path, target: Path) -> str:

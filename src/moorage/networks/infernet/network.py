@@ -56,7 +56,8 @@ class Infernet:
         """
         known = [container["id"] for container in app.manifest["containers"]]
         if spec.mode == "check":
-            return replace(spec, lost_retries=0)
+            whole = spec.parameters.keys() >= {"containers", "data"}
+            return replace(spec, lost_retries=0, parameters=spec.parameters["data"] if whole else spec.parameters)
         request = _request(spec.parameters, known)
         if spec.mode == "stream" and len(request.containers) > 1:
             raise Invalid("Only one container can stream.")
@@ -95,7 +96,7 @@ class Infernet:
         containers = manifest.installed(ctx.layers["app"]).containers
         for container in containers:
             async with self._asking(ctx, (container.id,)) as (calls,):
-                found = await check(container, calls)
+                found = await check(container, calls, ctx.job.spec.parameters or None)
             several = len(containers) > 1
             findings += (replace(each, rule=f"{container.id}: {each.rule}") if several else each for each in found)
         ctx.collecting()

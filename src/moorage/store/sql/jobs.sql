@@ -43,8 +43,7 @@ DELETE FROM events WHERE subject = ?
 DELETE FROM attempts WHERE job = ?
 
 -- name: forget_labels
-DELETE FROM job_labels WHERE (key, value, job) IN (
-  SELECT label.key, label.value, :n FROM jobs, json_each(jobs.spec, '$.labels') AS label WHERE jobs.n = :n)
+DELETE FROM job_labels WHERE job = ?
 
 -- name: forget_after
 DELETE FROM job_after WHERE follower = ?
