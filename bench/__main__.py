@@ -1,6 +1,18 @@
 """Run every measurement: `uv run python -m bench`."""
 
-from bench import big_input, cli_start, cold_start, queue, throughput
+from bench import (
+    big_input,
+    cli_start,
+    cold_start,
+    infernet_latency,
+    infernet_start,
+    infernet_stream,
+    infernet_throughput,
+    queue,
+    throughput,
+)
 
-for measurement in (cli_start, cold_start, throughput, queue, big_input):
+INFERNET = (infernet_latency, infernet_throughput, infernet_stream, infernet_start)
+
+for measurement in (cli_start, cold_start, throughput, queue, big_input, *INFERNET):
     measurement.main()

@@ -73,11 +73,12 @@ def place(container: str = "bench.infernet_container") -> Iterator[Place]:
             presence = DataDirectory(node.data_dir).presence()
             assert presence is not None
             assert presence.url is not None
-            _await_healthy(presence.url)
+            await_healthy(presence.url)
             yield Place(container=port, node=int(presence.url.rpartition(":")[2]), server=node)
 
 
-def _await_healthy(url: str) -> None:
+def await_healthy(url: str) -> None:
+    """Wait until a node says that it is."""
     deadline = time.monotonic() + 30
     while httpx.get(f"{url}/health").status_code != 200:
         if time.monotonic() > deadline:

@@ -46,6 +46,7 @@ def main() -> None:
 
         def poll() -> None:
             url = f"{node}/api/jobs?id={submit()}"
+            time.sleep(0.005)
             while status(url) == "running":
                 time.sleep(0.005)
 

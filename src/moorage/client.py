@@ -337,6 +337,12 @@ class Client:
 
         return self._node.read(list[ServiceState], "GET", "/v1/services")
 
+    def service(self, key: str) -> "ServiceState":
+        """Ask about one service."""
+        from moorage.networks.base import ServiceState
+
+        return self._node.read(ServiceState, "GET", route("services", key))
+
     def tokens(self) -> list[dict[str, Any]]:
         """List who has a token: name, operator, created_at."""
         return self._node.read(list[dict[str, Any]], "GET", "/v1/tokens")

@@ -143,7 +143,7 @@ def test_an_app_that_fails_ends_the_command_with_1_and_says_how(moorage: Command
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["nowhere"], "source_not_found"),
+        (["./nowhere"], "source_not_found"),
         (["empty"], "source_not_recognized"),
         (["copy", "--input", "nowhere"], "source_not_found"),
         (["copy", "--set", "novalue"], "bad_usage"),

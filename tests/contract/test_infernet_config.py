@@ -179,7 +179,7 @@ def test_a_container_that_says_no_more_than_it_must_has_the_defaults_of_the_cont
     ours = container.moorage
     assert (ours.timeout, ours.stream_idle_timeout, ours.stream_timeout) == (180, 60, 3600)
     assert (ours.string_output, ours.accept_error_status, ours.health_path) == ("python_repr", False, "/")
-    assert (ours.network, ours.isolation, ours.directory) == ("none", None, None)
+    assert (ours.network, ours.isolation, ours.directory) == (None, None, None)
 
 
 def test_a_log_file_that_is_asked_for_has_the_defaults_of_the_contract(write: Write) -> None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from moorage.model.limits import Limits
+from moorage.sandbox.base import Load
 from moorage.sandbox.cgroups import Cgroups, Group, Parent, Usage, open_cgroups
 from moorage.sandbox.hierarchies import Hierarchy, hierarchies
 
@@ -187,6 +188,20 @@ class TestReal:
         for parent in cgroups.parents:
             assert not (parent.path / "elsewhere" / cgroups.node).exists()
             (parent.path / "elsewhere").rmdir()
+
+
+class TestLoad:
+    def test_what_a_group_of_version_two_uses_is_read_from_its_files(self, tmp_path: Path) -> None:
+        (tmp_path / "att").mkdir()
+        files = {"memory.current": "4096\n", "pids.current": "3\n", "cpu.stat": "usage_usec 2500000\nuser_usec 1\n"}
+        for name, text in files.items():
+            (tmp_path / "att" / name).write_text(text)
+        parent = Parent(version=2, path=tmp_path, controllers=frozenset({"memory", "pids"}))
+        assert Group(name="att", parents=(parent,)).load() == Load(cpu=2.5, memory=4096, pids=3)
+
+    def test_a_group_that_is_gone_uses_nothing(self, tmp_path: Path) -> None:
+        parent = Parent(version=2, path=tmp_path, controllers=frozenset({"memory", "pids"}))
+        assert Group(name="gone", parents=(parent,)).load() == Load()
 
 
 VERSION_TWO = """

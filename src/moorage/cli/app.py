@@ -1,11 +1,10 @@
 """`moorage app`: code that the node keeps."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App as Commands
 
-from moorage.cli.options import help_of
+from moorage.cli.options import Source, help_of
 from moorage.cli.render import Progress, err, moment, print_facts, print_json, print_next, print_table, size
 from moorage.cli.session import connect
 from moorage.client import Client
@@ -24,18 +23,18 @@ LOG_LINES = 40
 
 @app.command
 def add(
-    source: Annotated[Path, help_of("A folder or an archive of one.")],
+    source: Source,
     /,
     *,
     network: Annotated[str | None, help_of("Network of the app, if it is not recognised.")] = None,
-    name: Annotated[str | None, help_of("Name of the app; by default that of its folder.")] = None,
+    name: Annotated[str | None, help_of("Name of the app; by default that of its source.")] = None,
     json: Json = False,
 ) -> None:
     """Add an app, or edit the one of that name that is not published yet, and wait until it is installed."""
     from moorage.cli.intake import ensure_app
 
     with connect() as client, Progress(quiet=json) as progress:
-        added = ensure_app(client, source, network=network, name=name, progress=progress)
+        added = ensure_app(client, str(source), network=network, name=name, progress=progress)
     _tell(added, json=json)
     if not json:
         print_next([(f"job submit {added.id}", "run it"), (f"app publish {added.id}", "let others run it")])

@@ -64,10 +64,17 @@ def _summary(ending: Ending) -> Text:
     facts = []
     if ending.attempts:
         usage = ending.attempts[-1].usage
-        facts = [f"ran {seconds(usage.wall)}"]
+        facts = [f"ran {seconds(usage.wall)}"] if usage.wall else []
         facts += [f"cpu {seconds(usage.cpu)}"] if usage.cpu is not None else []
         facts += [f"peak memory {size(usage.peak_memory)}"] if usage.peak_memory is not None else []
+    if not facts and took(ending.job):  # it ran no process of its own, or none that was measured
+        facts = [f"took {took(ending.job)}"]
     return Text.assemble((state, f"bold {STYLES.get(state, '')}"), "" if not facts else " · " + " · ".join(facts))
+
+
+def took(job: Job) -> str | None:
+    """Write the time from a job's start to its end; None if it did not start or has not ended."""
+    return seconds(job.finished_at - job.started_at) if job.finished_at and job.started_at else None
 
 
 def _list_outputs(ending: Ending) -> None:

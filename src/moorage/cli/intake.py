@@ -1,40 +1,58 @@
 """From a source to an app that can run: found again, edited or added, and installed."""
 
 import contextlib
+import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from moorage.cli.render import Progress
 from moorage.client import Client
-from moorage.errors import AppNotEditable, Forbidden, SourceNotFound, error_for
+from moorage.errors import (
+    AppNotEditable,
+    Forbidden,
+    MoorageError,
+    SourceNotFound,
+    SourceNotRecognized,
+    error_for,
+)
 from moorage.layers.archives import unpack
 from moorage.layers.trees import describe
 from moorage.model.apps import App
 from moorage.model.states import EDITABLE, RUNNABLE, AppState
-from moorage.networks.base import choose, installed_networks
+from moorage.networks.base import Network, choose, installed_networks
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 
-def ensure_app(client: Client, source: Path, *, network: str | None, name: str | None, progress: Progress) -> App:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What was named, as a folder of one network."""
+
+    folder: Path
+    name: str
+    network: Network
+
+
+def ensure_app(client: Client, source: str, *, network: str | None, name: str | None, progress: Progress) -> App:
     """Give an app with exactly the files of a source, ready to run.
 
     One with these files is used as it is. Otherwise one of this name that is not published yet is edited; else a new
     one is added. Raises SourceNotFound, SourceNotRecognized, BadApp, BadManifest, InstallFailed, …
     """
-    name = name or _name(source)
-    with _folder(source) as folder:
-        progress.show(f"reading {name}")
-        translator = choose(installed_networks(), folder, network)
-        digest = describe(folder, translator.load(folder).ignore).digest
-        apps = [app for app in client.apps(name=name, network=translator.name) if app.state in EDITABLE | RUNNABLE]
+    progress.show(f"reading {source}")
+    with tempfile.TemporaryDirectory(prefix="moorage-") as temporary:
+        found = _opened(source, network, Path(temporary), progress)
+        name = name or found.name
+        digest = describe(found.folder, found.network.load(found.folder).ignore).digest
+        apps = [app for app in client.apps(name=name, network=found.network.name) if app.state in EDITABLE | RUNNABLE]
         app = next((app for app in apps if app.digest == digest), None)
         if app is None:
             progress.show(f"installing {name}")
-            app = _edited(client, apps, folder, progress) or client.add_app_from(
-                folder, network=translator.name, name=name
+            app = _edited(client, apps, found.folder, progress) or client.add_app_from(
+                found.folder, network=found.network.name, name=name
             )
     return _installed(client, app, progress)
 
@@ -70,18 +88,49 @@ def _installed(client: Client, app: App, progress: Progress) -> App:
     return app
 
 
-@contextlib.contextmanager
-def _folder(source: Path) -> Iterator[Path]:
-    """Give a source as a folder: an archive is unpacked for as long as the context lasts."""
-    if not source.exists():
-        raise SourceNotFound(f"There is no file or folder {source}.")
-    if source.is_dir() or not source.name.lower().endswith(ARCHIVES):
-        yield source
-        return
-    with tempfile.TemporaryDirectory(prefix="moorage-") as temporary:
-        folder = Path(temporary, _name(source))
-        unpack(source, folder)
-        yield folder
+def _opened(source: str, network: str | None, temporary: Path, progress: Progress) -> _Source:
+    """Give a source as a folder: an archive is unpacked, and what a network knows how to pack is packed."""
+    networks = installed_networks()
+    # A Path of a URL would be another URL: there is none before it is known that there is something.
+    path = Path(source) if os.path.lexists(source) else None
+    if path is not None and not path.is_dir():
+        path = _unpacked(path, temporary)
+    if path is not None and path.is_dir():
+        return _Source(folder=path, name=_name(path), network=choose(networks, path, network))
+    if network is not None:
+        networks = {network: choose(networks, temporary, network)}
+    packed = _packed(source, networks, temporary / "packed")
+    if packed is None:
+        raise _unknown(source, networks)
+    if path is None and not any(sign in source for sign in ":@"):
+        network = packed.network.name
+        progress.remark(f"There is no file or folder {source}: {network} takes it as the name of an image or the like.")
+    return packed
+
+
+def _unpacked(path: Path, temporary: Path) -> Path:
+    """Unpack an archive; any other file stays what it is."""
+    if not path.name.lower().endswith(ARCHIVES):
+        return path
+    folder = temporary / _name(path)
+    unpack(path, folder)
+    return folder
+
+
+def _packed(source: str, networks: Mapping[str, Network], target: Path) -> _Source | None:
+    """Let the networks make a folder of what is none; the first that can has it."""
+    for network in networks.values():
+        name = network.pack(source, target)
+        if name is not None:
+            return _Source(folder=target, name=name, network=network)
+    return None
+
+
+def _unknown(source: str, networks: Mapping[str, Network]) -> MoorageError:
+    known = "; ".join(f"{network.name}: {network.looks_for}" for network in networks.values())
+    if os.path.lexists(source) or "://" in source:
+        return SourceNotRecognized(f"No network takes {source}.", hint=f"Known here: {known}.")
+    return SourceNotFound(f"There is no file or folder {source}.", hint=f"Known here: {known}.")
 
 
 def _name(source: Path) -> str:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from moorage.cli import inputs
 from moorage.cli.app import find_app
+from moorage.cli.ending import took
 from moorage.cli.options import JobOptions, help_of
 from moorage.cli.render import (
     Progress,
@@ -78,7 +79,7 @@ def list_(
         print_json(jobs)
         return
     rows = [
-        (each.id, names.get(each.spec.app_id, each.spec.app_id), each.state, moment(each.created_at), _took(each))
+        (each.id, names.get(each.spec.app_id, each.spec.app_id), each.state, moment(each.created_at), took(each))
         for each in jobs
     ]
     print_table(("ID", "APP", "STATE", "SUBMITTED", "TOOK"), rows, empty="There are no jobs.")
@@ -95,7 +96,7 @@ def show(job_id: Id, /, *, json: Json = False) -> None:
     print_facts(_facts(found))
     err().print()
     rows = [
-        (each.number, each.state, each.exit_status, seconds(each.usage.wall), seconds(each.usage.cpu),
+        (each.number, each.state, each.exit_status, seconds(each.usage.wall or None), seconds(each.usage.cpu),
          size(each.usage.peak_memory))
         for each in attempts
     ]  # fmt: skip
@@ -200,7 +201,7 @@ def _facts(job: Job) -> dict[str, object]:
         "hint": job.error and job.error.hint,
         "owner": job.owner,
         "submitted": moment(job.created_at),
-        "took": _took(job),
+        "took": took(job),
         "arguments": str(dict(spec.parameters)) if spec.parameters else None,
         "inputs": ", ".join(file.path for file in spec.inputs) or None,
         "reserves": f"cpus: {spec.limits.cpus:g}, memory: {spec.limits.memory / MIB:g} MiB",
@@ -208,10 +209,6 @@ def _facts(job: Job) -> dict[str, object]:
         "runs after": ", ".join(spec.after) or None,
         "retry of": job.retry_of,
     }
-
-
-def _took(job: Job) -> str | None:
-    return seconds(job.finished_at - job.started_at) if job.finished_at and job.started_at else None
 
 
 def _tell(job: Job) -> None:

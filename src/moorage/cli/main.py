@@ -25,9 +25,11 @@ app = App(
 
 COMMANDS = {
     "run": "Run an app once: add it if need be, submit a job, show what it says, fetch what it leaves.",
+    "check": "Find out whether an app keeps its network's contract.",
     "serve": "Run the node and its HTTP API until it is stopped.",
     "app": "Add, show and publish apps.",
     "job": "Submit, watch and fetch jobs.",
+    "service": "Show what runs long and is shared by jobs, such as containers.",
     "doctor": "Tell what this machine can and cannot enforce, and how to mend it.",
     "token": "Make and remove the tokens by which other machines reach the node.",
     "completion": "Print the completion script of a shell.",

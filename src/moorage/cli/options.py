@@ -11,12 +11,19 @@ from moorage.cli import inputs
 from moorage.client import Client
 from moorage.errors import BadUsage
 from moorage.model.apps import App
-from moorage.model.jobs import Job
+from moorage.model.jobs import Job, Mode
 
 
 def help_of(text: str) -> Parameter:
     """Describe a flag; none has a negative form, and empty defaults are not worth showing."""
     return Parameter(negative="", show_default=False, help=text)
+
+
+Source = Annotated[
+    str | Path,
+    help_of("A folder, an archive of one, a config.json, the name of an image, or the http(s) URL of a container."),
+]
+"""Always given as text, since a Path of a URL would be another URL; the Path is for the completion of file names."""
 
 
 @Parameter(name="*")
@@ -80,7 +87,7 @@ class Request:
         name: str | None = self.options["isolation"]
         return name
 
-    def submit(self, client: Client, app: App, job_id: str | None = None) -> Job:
+    def submit(self, client: Client, app: App, *, job_id: str | None = None, mode: Mode = "run") -> Job:
         """Send the files that the node does not have yet, and the job."""
         files = [client.upload_file(path, name) for name, path in self.inputs.items()]
-        return client.submit(app.id, inputs=files, job_id=job_id, **self.options)
+        return client.submit(app.id, inputs=files, job_id=job_id, mode=mode, **self.options)

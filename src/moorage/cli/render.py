@@ -103,7 +103,7 @@ def print_warning(message: str) -> None:
 def note(message: str) -> None:
     """Print a remark on standard error, if anybody reads it."""
     with contextlib.suppress(BrokenPipeError):
-        err().print(Text(message, style="dim"))
+        err().print(Text(printable(message), style="dim"))
 
 
 def print_next(commands: Iterable[tuple[str, str]]) -> None:
@@ -144,6 +144,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         console = err()
+        self._quiet = quiet
         self._status = Status("", console=console) if console.is_terminal and not quiet else None
 
     def __enter__(self) -> Self:
@@ -159,6 +160,12 @@ class Progress:
         if self._status is not None:
             self._status.update(Text(printable(message), style="dim", overflow="ellipsis", no_wrap=True))
             self._status.start()
+
+    def remark(self, message: str) -> None:
+        """Print a line that stays, in its place."""
+        self.clear()
+        if not self._quiet:
+            note(message)
 
     def clear(self) -> None:
         """Take the line away, to make room for other output."""

@@ -4,23 +4,26 @@ from pathlib import Path
 from typing import Annotated
 
 from moorage.cli.ending import fetch, show_ending
-from moorage.cli.options import JobOptions, help_of
+from moorage.cli.options import JobOptions, Source, help_of
 from moorage.cli.render import Progress, print_json, print_warning
 from moorage.cli.session import connect
-from moorage.cli.watch import Captured, Write, exit_status, to_stderr, to_terminal, watch
+from moorage.cli.watch import Captured, Shown, Write, exit_status, to_stderr, watch
 from moorage.client import Client
 from moorage.errors import BadUsage
 
 
 def run(
-    source: Annotated[Path, help_of("A folder or an archive of one.")],
+    source: Source,
     /,
     *,
     options: JobOptions | None = None,
     out: Annotated[Path | None, help_of("Folder to write the results to.")] = None,
     network: Annotated[str | None, help_of("Network of the app, if it is not recognised.")] = None,
-    name: Annotated[str | None, help_of("Name of the app; by default that of its folder.")] = None,
-    stream: Annotated[bool, help_of("With --json: show what the app writes, as it comes, on standard error.")] = False,
+    name: Annotated[str | None, help_of("Name of the app; by default that of its source.")] = None,
+    stream: Annotated[
+        bool,
+        help_of("Ask for the answer as it comes, where the network can; with --json it is shown on standard error."),
+    ] = False,
     json: Annotated[bool, help_of("Print one JSON document, and nothing else on standard output.")] = False,
     quiet: Annotated[bool, help_of("Show only what the app writes, and errors.")] = False,
 ) -> int:
@@ -34,20 +37,23 @@ def run(
     request = (options or JobOptions()).check()
     if out is not None and out.exists() and not out.is_dir():
         raise BadUsage(f"--out {out} is a file.", hint="Name a folder; it is made if it is not there.")
-    captured = Captured()
-    writes: list[Write] = [captured] if json else [to_terminal]
+    captured, shown = Captured(), Shown()
+    writes: list[Write] = [shown] if not json else [captured, to_stderr] if stream else [captured]
     with connect(working=True) as client, Progress(quiet=quiet or json) as progress:
-        _warn_of_no_isolation(client, request.isolation)
-        app = ensure_app(client, source, network=network, name=name, progress=progress)
-        job = watch(client, request.submit(client, app), progress, *writes, *([to_stderr] if json and stream else []))
+        warn_of_no_isolation(client, request.isolation)
+        app = ensure_app(client, str(source), network=network, name=name, progress=progress)
+        job = request.submit(client, app, mode="stream" if stream else "run")
+        job = watch(client, job, progress, *writes)
         ending = fetch(client, app, job, out)
     if json:
         print_json(ending.document(captured))
     else:
+        shown.end_line()
         show_ending(ending, quiet=quiet)
     return exit_status(job)
 
 
-def _warn_of_no_isolation(client: Client, isolation: str | None) -> None:
+def warn_of_no_isolation(client: Client, isolation: str | None) -> None:
+    """Say so where the app will run with all that this user can do."""
     if (isolation or client.node().isolation) == "host":
         print_warning("Isolation is `host`: the app runs as you, and can read, change and reach all that you can.")

@@ -14,14 +14,18 @@ def serve(
     port: Annotated[int | None, help_of("TCP port; 0 lets the kernel choose. [4000]")] = None,
     data_dir: Annotated[Path | None, help_of("Where everything durable is kept. [$MOORAGE_DATA_DIR]")] = None,
     config: Annotated[Path | None, help_of("TOML file with settings; flags overrule it.")] = None,
+    infernet_config: Annotated[
+        Path | None, help_of("An Infernet node's config.json: run its containers, and answer its clients.")
+    ] = None,
 ) -> None:
     """Run the node and its HTTP API until it is stopped.
 
     SIGTERM and Ctrl-C stop it. Jobs that run then are stopped too, and run again at the next start.
     """
-    from moorage.cli import service
+    from moorage.cli import serving
     from moorage.cli.logs import log_everything
-    from moorage.node.config import load_config
+    from moorage.cli.settings import settings
 
-    log_everything()
-    service.serve(load_config(config, host=host, port=port, data_dir=data_dir))
+    found = settings(config, infernet_config, host=host, port=port, data_dir=data_dir)
+    log_everything(found.log)
+    serving.serve(found.node)

@@ -1,64 +1,72 @@
-"""The node as a service: it starts, tells where it listens, and ends on a signal."""
+"""`moorage service`: what runs long and is shared by jobs."""
 
-import asyncio
-import gc
-import os
-import signal
+import sys
+from typing import Annotated
 
-import uvloop
+from cyclopts import App as Commands
 from rich.text import Text
 
-from moorage.api.access import is_loopback
-from moorage.api.server import Listening
-from moorage.api.server import serve as listen
-from moorage.cli.render import err, print_warning, printable
-from moorage.model.states import JobState
-from moorage.node.config import NodeConfig
-from moorage.node.node import Node
-from moorage.sandbox.base import Check
+from moorage.cli.options import help_of
+from moorage.cli.render import moment, out, print_facts, print_json, print_table, printable, seconds, size
+from moorage.cli.session import connect
+
+service = Commands(name="service", help="Show what runs long and is shared by jobs, such as containers.")
+
+Key = Annotated[str, help_of("Key of a service, such as infernet:echo; `moorage service list` tells it.")]
+Json = Annotated[bool, help_of("Print one JSON document.")]
+
+LOG_LINES = 20
+"""Last lines of its output that are shown with a service."""
 
 
-def serve(config: NodeConfig) -> None:
-    """Run a node until SIGTERM or SIGINT."""
-    uvloop.run(_serve(config))
+@service.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """List the services that the node has started since it runs."""
+    with connect() as client:
+        services = client.services()
+    if json:
+        print_json(services)
+        return
+    rows = [
+        (each.key, each.state, each.restarts, moment(each.started_at), seconds(each.load.cpu), size(each.load.memory),
+         (each.reason or "").partition("\n")[0])
+        for each in services
+    ]  # fmt: skip
+    print_table(("KEY", "STATE", "RESTARTS", "SINCE", "CPU", "MEMORY", "REASON"), rows, empty="There are no services.")
 
 
-async def _serve(config: NodeConfig) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
-    async with Node.open(config) as node:
-        socket = node.directory.socket
-        async with listen(node, host=config.host, port=config.port, uds=socket) as listening:
-            node.directory.announce(url=listening.url, socket=socket)
-            _greet(config, listening)
-            _warn(await node.doctor())
-            gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
-            await stop.wait()
-            running = (await node.store.job_counts()).get(JobState.RUNNING, 0)
-        err().print(f"Stopping; {running} running jobs go back to the queue." if running else "Stopping.")
+@service.command
+def show(key: Key, /, *, json: Json = False) -> None:
+    """Show a service: its state and why, what it uses now, and what it wrote last."""
+    with connect() as client:
+        found = client.service(key)
+    if json:
+        print_json(found)
+        return
+    print_facts(
+        {
+            "key": found.key,
+            "state": found.state,
+            "reason": found.reason,
+            "used by": f"{found.leases} job{'' if found.leases == 1 else 's'}",
+            "restarts": found.restarts,
+            "since": moment(found.started_at),
+            "cpu": seconds(found.load.cpu),
+            "memory": size(found.load.memory),
+            "processes": found.load.pids,
+        }
+    )
+    lines = found.log_tail.splitlines()[-LOG_LINES:]
+    for line in ["", *lines] if lines else []:
+        out().print(Text(printable(line)))
 
 
-def _stop(asked: asyncio.Event) -> None:
-    """Stop in order; asked a second time, at once, as after a `kill -9`: the next start mends what is left."""
-    if asked.is_set():
-        os._exit(130)
-    asked.set()
-
-
-def _greet(config: NodeConfig, listening: Listening) -> None:
-    console = err()
-    console.print(f"Moorage listens on {listening.url} and on {listening.socket}")
-    console.print(f"data directory {config.data_dir}, isolation {config.isolation}", style="dim")
-    if config.isolation == "host":
-        print_warning("Isolation is `host`: apps can read, change and reach all that this process can.")
-    if is_loopback(config.host):
-        console.print("Only this machine can reach it. Ctrl-C stops it.", style="dim")
-
-
-def _warn(checks: list[Check]) -> None:
-    missing = [check for check in checks if not check.ok]
-    for check in missing:
-        err().print(Text(f"{check.name}: {printable(check.message)}", style="yellow"))
-    if missing:
-        err().print("`moorage doctor` tells how to mend that.", style="dim")
+@service.command
+def logs(key: Key, /, *, json: Json = False) -> None:
+    """Print what a service wrote last; the node keeps some kilobytes of it."""
+    with connect() as client:
+        found = client.service(key)
+    if json:
+        print_json({"key": found.key, "log_tail": found.log_tail})
+    else:
+        sys.stdout.write(found.log_tail)

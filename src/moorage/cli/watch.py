@@ -35,6 +35,23 @@ class Captured:
         return self._streams[stream].decode(errors="replace")
 
 
+class Shown:
+    """Passes both streams on as they are."""
+
+    def __init__(self) -> None:
+        self._last = b"\n"
+
+    def __call__(self, stream: str, chunk: bytes) -> None:
+        """Take the next bytes."""
+        to_terminal(stream, chunk)
+        self._last = chunk[-1:]
+
+    def end_line(self) -> None:
+        """Begin a new line where a person would see what follows stuck to the app's last one."""
+        if self._last != b"\n" and sys.stdout.isatty():
+            to_terminal("stdout", b"\n")
+
+
 def to_terminal(stream: str, chunk: bytes) -> None:
     """Pass a chunk on as it is: the app's stdout to ours, its stderr to ours."""
     target = sys.stdout if stream == "stdout" else sys.stderr
@@ -52,8 +69,8 @@ def watch(client: Client, job: Job, progress: Progress, *writes: Write) -> Job:
     try:
         _await_start(client, job, progress)
         for stream, chunk in client.follow_logs(job.id):
-            progress.clear()
             for write in writes:
+                progress.clear()
                 write(stream, chunk)
         return client.wait_job(job.id)
     except (KeyboardInterrupt, BrokenPipeError):  # nobody reads on: as good as an interrupt

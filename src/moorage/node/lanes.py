@@ -28,10 +28,12 @@ _LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
 Run = Callable[[Job, Attempt], Awaitable[None]]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Lane:
     width: int
     running: int = 0
+    arriving: int = 0
+    """Jobs on their way into the store, to wait."""
     waiting: dict[str, None] = field(default_factory=dict)
     """Ids of queued jobs, in order."""
 
@@ -58,7 +60,10 @@ class Lanes:
     def load(self) -> LaneLoad:
         """Count the jobs of open lanes."""
         lanes = self._lanes.values()
-        return LaneLoad(waiting=sum(len(lane.waiting) for lane in lanes), running=sum(lane.running for lane in lanes))
+        return LaneLoad(
+            waiting=sum(len(lane.waiting) + lane.arriving for lane in lanes),
+            running=sum(lane.running for lane in lanes),
+        )
 
     def end_of(self, job_id: str) -> asyncio.Future[None] | None:
         """Give what is done once a job has left its lane, or the node stops; None if it is in none.
@@ -72,11 +77,16 @@ class Lanes:
         lane = self._lanes.get(name)
         if lane is None:
             raise InternalError(f"Lane {name} is not open.")
-        if lane.waiting or lane.running >= lane.width:
-            job, _ = await self._store.submit(app_id, build, owner=owner, job_id=job_id)
-            lane.waiting[job.id] = None
-            self._arrive(job.id)
-            self._go_on(lane)
+        if lane.waiting or lane.arriving or lane.running >= lane.width:
+            lane.arriving += 1
+            try:
+                job, _ = await self._store.submit(app_id, build, owner=owner, job_id=job_id)
+            finally:
+                lane.arriving -= 1
+            if self._is_open(lane):
+                lane.waiting[job.id] = None
+                self._arrive(job.id)
+                self._go_on(lane)
             return job
         return await self._start(lane, app_id, build)
 
@@ -86,8 +96,9 @@ class Lanes:
         lane.running += 1
 
         def begin(job: Job, attempt: Attempt) -> None:
-            self._arrive(job.id)
-            begun.append(self._begin(lane, job.id, self._run(job, attempt)))
+            if self._is_open(lane):
+                self._arrive(job.id)
+                begun.append(self._begin(lane, job.id, self._run(job, attempt)))
 
         try:
             return await self._store.start(app_id, build, place=PLACE, begin=begin)
@@ -150,8 +161,12 @@ class Lanes:
 
     def _leave(self, lane: _Lane) -> None:
         lane.running -= 1
-        if lane in self._lanes.values():
+        if self._is_open(lane):
             self._go_on(lane)
+
+    def _is_open(self, lane: _Lane) -> bool:
+        """Tell whether jobs may still begin; what is accepted after the node has closed is left to the next one."""
+        return lane in self._lanes.values()
 
     def _notice(self, events: Sequence[Event]) -> None:
         """Forget jobs that have left the queue without having run."""

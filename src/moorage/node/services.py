@@ -18,7 +18,10 @@ from moorage.sandbox.docker import Docker
 log = structlog.get_logger(__name__)
 
 PROBE_EVERY = 0.02
-"""Seconds between two looks whether a starting service answers."""
+"""Seconds between the first looks whether a starting service answers."""
+PROBE_SHARE = 0.1
+"""Part of the time since its start after which one that is slow is looked at again: many that start at once would
+otherwise slow each other down."""
 BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the first, second, … start after a failure; the last one is kept."""
 STABLE = 10.0
@@ -174,7 +177,8 @@ class LocalServices:
         return await self._sandbox(service.spec).start(spec, name=new_id("svc"), output=service.log)
 
     async def _await_ready(self, service: _Service) -> None:
-        deadline = time.monotonic() + service.spec.ready_within
+        begun = time.monotonic()
+        deadline = begun + service.spec.ready_within
         while service.state == "starting":
             if await service.spec.ready(service) and service.state == "starting":
                 service.become("ready")
@@ -182,7 +186,7 @@ class LocalServices:
             if time.monotonic() > deadline:
                 self._stop(service, "failed", f"It did not answer within {service.spec.ready_within:g} seconds.")
             else:
-                await asyncio.sleep(PROBE_EVERY)
+                await asyncio.sleep(max(PROBE_EVERY, PROBE_SHARE * (time.monotonic() - begun)))
         service.failures += 1
         said = bytes(service.tail[-500:]).decode(errors="replace").strip()
         raise ServiceUnavailable(f"{service.reason} It said last: {said or 'nothing'}")

@@ -43,15 +43,23 @@ def an_app(**fields: Any) -> App:
     return App(**{**defaults, **fields})
 
 
-def builder(job_id: str | None = None, *, parent_id: str | None = None, **spec: Any) -> Callable[[App], Job]:
+def builder(
+    job_id: str | None = None,
+    *,
+    owner: str = "?",
+    parent_id: str | None = None,
+    lane: str | None = None,
+    **spec: Any,
+) -> Callable[[App], Job]:
     def build(app: App) -> Job:
         return Job(
             id=job_id or new_id("job"),
-            owner="?",
+            owner=owner,
             network=app.network,
             app_digest=app.digest,
             layers=app.layers,
             parent_id=parent_id,
+            lane=lane,
             spec=JobSpec(app_id=app.id, **spec),
         )
 
@@ -64,6 +72,27 @@ async def submit(
     job, new = await store.submit(app_id, builder(job_id, **fields), owner=owner, job_id=job_id)
     assert new
     return job
+
+
+async def start(
+    store: Store,
+    job_id: str | None = None,
+    *,
+    app_id: str = "app_1",
+    owner: str = "ann",
+    lane: str = "l",
+    **fields: Any,
+) -> tuple[Job, Attempt]:
+    """Submit a job of a lane that begins at once."""
+    begun: list[tuple[Job, Attempt]] = []
+    job = await store.start(
+        app_id,
+        builder(job_id, owner=owner, lane=lane, **fields),
+        place="here",
+        begin=lambda job, attempt: begun.append((job, attempt)),
+    )
+    assert [each for each, _ in begun] == [job]
+    return begun[0]
 
 
 async def claim(store: Store, job_id: str) -> Attempt:

@@ -1,6 +1,7 @@
 """Lists of jobs: right, in order, and as fast with many jobs as with few."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from itertools import product
@@ -40,19 +41,20 @@ async def mixed(store: Store) -> list[Job]:
 
 def matches(where: JobFilter, job: Job) -> bool:
     asked = {"owner": job.owner, "app_id": job.spec.app_id, "network": job.network, "state": job.state}
-    asked["parent_id"] = job.parent_id or ""
+    asked |= {"parent_id": job.parent_id or "", "ended": job.state.terminal}
     wanted = where.labels or {}
     plain = all(getattr(where, name) in {None, value} for name, value in asked.items())
     return plain and wanted.items() <= job.spec.labels.items()
 
 
 FILTERS = [
-    JobFilter(owner=owner, app_id=app_id, network=network, state=state, parent_id=parent, labels=labels)
-    for owner, app_id, network, state, parent, labels in product(
+    JobFilter(owner=owner, app_id=app_id, network=network, state=state, ended=ended, parent_id=parent, labels=labels)
+    for owner, app_id, network, state, ended, parent, labels in product(
         (None, "ann"),
         (None, "app_2"),
         (None, "infrax"),
         (None, JobState.RUNNING),
+        (None, False, True),
         (None, "job_0"),
         (None, {"colour": "red"}, {"size": "s", "colour": "blue"}),
     )
@@ -125,6 +127,7 @@ async def test_jobs_are_counted_by_state(store: Store):
 PLANS = {
     listing.SQL["place"]: "sqlite_autoindex_jobs_1",
     listing.SQL["ready"]: "jobs_ready",
+    listing.SQL["lane"]: "jobs_ready",
     listing.SQL["ahead"]: "jobs_ready",
     listing.SQL["next_expiry"]: "jobs_expiring",
     listing.SQL["waiting_for"]: "job_after_follower",
@@ -132,6 +135,9 @@ PLANS = {
     jobs.SQL["expired"]: "jobs_expiring",
     jobs.SQL["queued_of_app"]: "jobs_by_app_state",
     jobs.SQL["followers"]: "job_after",
+    jobs.SQL["nth_latest"]: "jobs_ended",
+    jobs.SQL["forgettable"]: "jobs_ended",
+    jobs.SQL["forget_labels"]: "job_labels_by_job",
     attempts.SQL["of_job"]: "sqlite_autoindex_attempts_1",
     attempts.SQL["open"]: "attempts_open",
     attempts.SQL["outputs"]: "sqlite_autoindex_attempts_1",
@@ -168,6 +174,14 @@ async def test_no_filter_makes_a_list_sort_or_scan_all_jobs(database: Path):
     connection.close()
 
 
+async def test_forgetting_a_job_looks_at_no_other_not_even_for_a_foreign_key(database: Path):
+    connection = connect(database)
+    for name in ("events", "labels", "attempts", "after", "job"):
+        plan = _plan(connection, jobs.SQL[f"forget_{name}"])
+        assert all(step.startswith("SEARCH") for step in plan), (name, plan)
+    connection.close()
+
+
 @pytest.fixture
 async def database(tmp_path: Path) -> Path:
     """Give a database file without anything in it."""
@@ -176,8 +190,8 @@ async def database(tmp_path: Path) -> Path:
 
 
 def _plan(connection: sqlite3.Connection, sql: str) -> list[str]:
-    named = ("owner", "app_id", "network", "state", "parent_id", "labels", "key", "value", "before", "limit")
-    values: Any = dict.fromkeys(named) if ":limit" in sql else (None,) * sql.count("?")
+    names = re.findall(r":(\w+)", sql)
+    values: Any = dict.fromkeys(names) if names else (None,) * sql.count("?")
     return [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
 
 

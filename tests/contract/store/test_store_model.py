@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,10 +37,23 @@ class Known:
     after: tuple[str, ...]
     due: float | None
     retries: int
+    lane: str | None = None
+    began: JobState = JobState.QUEUED
     state: JobState = JobState.QUEUED
     cancelling: bool = False
     lost: int = 0
     attempt: Attempt | None = None
+
+
+def admitted(build: Callable[[App], Job]) -> Callable[[App], Job]:
+    """Refuse what an app takes no more."""
+
+    def admit(app: App) -> Job:
+        if app.state not in RUNNABLE:
+            raise AppUnavailable
+        return build(app)
+
+    return admit
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -52,6 +65,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = Clock()
         self.jobs: dict[str, Known] = {}
+        self.made = 0
         self.stale: list[Attempt] = []
         self.gone: set[str] = set()
         self.store = self.do(self.opened())
@@ -72,14 +86,22 @@ class StoreMachine(RuleBasedStateMachine):
 
     # the model
 
-    def ready(self) -> list[str]:
-        """Give the queued jobs that wait for no other, oldest first."""
+    def ready(self, lane: str | None = None) -> list[str]:
+        """Give the queued jobs of a lane that wait for no other, oldest first."""
         return [
             job_id
             for job_id, job in self.jobs.items()
-            if job.state is JobState.QUEUED
-            and all(self.jobs[leader].state is JobState.SUCCEEDED for leader in job.after)
+            if job.state is JobState.QUEUED and job.lane == lane and not self.unfinished(job)
         ]
+
+    def unfinished(self, job: Known) -> list[str]:
+        """Give the jobs that a queued one waits for; those that are forgotten have succeeded."""
+        known = [leader for leader in job.after if leader in self.jobs]
+        return [leader for leader in known if self.jobs[leader].state is not JobState.SUCCEEDED]
+
+    def next_id(self) -> str:
+        self.made += 1
+        return f"job-{self.made}"
 
     def ended(self, job_id: str, state: JobState) -> None:
         """End a job, and whatever runs after it if it did not succeed."""
@@ -106,26 +128,77 @@ class StoreMachine(RuleBasedStateMachine):
         self.do(self.store.close())
         self.store = self.do(self.opened())
 
-    @rule(picks=st.lists(PICK, max_size=3), app=PICK, queue=st.sampled_from([None, 5.0]), retries=st.integers(0, 2))
-    def submit(self, picks: list[int], app: int, queue: float | None, retries: int) -> None:
+    @rule(
+        picks=st.lists(PICK, max_size=3),
+        app=PICK,
+        queue=st.sampled_from([None, 5.0]),
+        retries=st.integers(0, 2),
+        lane=st.sampled_from([None, "l"]),
+    )
+    def submit(self, picks: list[int], app: int, queue: float | None, retries: int, lane: str | None) -> None:
         ids, app_id = list(self.jobs), f"app_{app % 2 + 1}"
         after = tuple(ids[pick % len(ids)] for pick in picks) if ids else ()
-        build = builder(f"job-{len(ids)}", after=after, timeouts=Timeouts(queue=queue), lost_retries=retries)
-
-        def admit(app: App) -> Job:
-            if app.state not in RUNNABLE:
-                raise AppUnavailable
-            return build(app)
-
+        build = builder(
+            self.next_id(),
+            after=after,
+            timeouts=Timeouts(queue=queue),
+            lost_retries=retries,
+            lane=lane,
+            labels={"a": "b"},
+        )
         try:
-            job, _ = self.do(self.store.submit(app_id, admit, owner="ann"))
+            job, _ = self.do(self.store.submit(app_id, admitted(build), owner="ann"))
         except DependencyFailed:
             assert any(self.jobs[leader].state in HOPELESS for leader in after)
         except AppUnavailable:
             assert app_id in self.gone
         else:
             due = None if queue is None else self.clock.now + queue
-            self.jobs[job.id] = Known(app_id=app_id, after=after, due=due, retries=retries)
+            self.jobs[job.id] = Known(app_id=app_id, after=after, due=due, retries=retries, lane=lane)
+
+    @rule(app=PICK, retries=st.integers(0, 2))
+    def start(self, app: int, retries: int) -> None:
+        app_id = f"app_{app % 2 + 1}"
+        build = builder(self.next_id(), owner="ann", lost_retries=retries, lane="l", labels={"a": "b"})
+        begun: list[Attempt] = []
+        try:
+            job = self.do(
+                self.store.start(app_id, admitted(build), place="here", begin=lambda _, attempt: begun.append(attempt))
+            )
+        except AppUnavailable:
+            assert app_id in self.gone
+            assert not begun
+        else:
+            self.jobs[job.id] = Known(
+                app_id=app_id,
+                after=(),
+                due=None,
+                retries=retries,
+                lane="l",
+                began=JobState.RUNNING,
+                state=JobState.RUNNING,
+                attempt=begun[0],
+            )
+
+    @precondition(lambda self: self.ready("l"))
+    @rule()
+    def claim_first_of_lane(self) -> None:
+        job_id = self.do(self.store.lane("l"))[0]
+        assert self.do(self.store.ahead_of(job_id)) == 0
+        attempt = self.do(self.store.claim(job_id, place="here"))
+        assert attempt is not None
+        self.jobs[job_id].state, self.jobs[job_id].attempt = JobState.RUNNING, attempt
+
+    @precondition(lambda self: any(job.state.terminal for job in self.jobs.values()))
+    @rule()
+    def forget(self) -> None:
+        """Forget what has ended, but for the job of the last event."""
+        last = self.do(self.store.events(None, limit=100_000))[-1].subject
+        gone = [job_id for job_id, job in self.jobs.items() if job.state.terminal and job_id != last]
+        assert self.do(self.store.forget(owner="ann", before=self.clock.now + 1, keep=1_000)) == len(gone)
+        for job_id in gone:
+            del self.jobs[job_id]
+        self.stale = [attempt for attempt in self.stale if attempt.job_id in self.jobs]
 
     @precondition(lambda self: self.ready())
     @rule()
@@ -141,7 +214,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def claim_any(self, pick: int) -> None:
         job_id = list(self.jobs)[pick % len(self.jobs)]
-        if job_id not in self.ready():
+        if job_id not in [*self.ready(), *self.ready("l")]:
             assert self.do(self.store.claim(job_id, place="here")) is None
 
     @precondition(lambda self: any(job.attempt for job in self.jobs.values()))
@@ -149,7 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
     def finish(self, pick: int, end: AttemptState) -> None:
         running = [(job_id, job.attempt) for job_id, job in self.jobs.items() if job.attempt]
         job_id, attempt = running[pick % len(running)]
-        if end is AttemptState.SUCCEEDED:
+        if end is AttemptState.SUCCEEDED and attempt.state is AttemptState.PLACED:
             self.do(bring(self.store, attempt, AttemptState.COLLECTING))
         self.do(self.store.finish(attempt, end, Result()))
         self.jobs[job_id].attempt = None
@@ -211,6 +284,9 @@ class StoreMachine(RuleBasedStateMachine):
         stored = self.do(self.store.list_jobs(JobFilter(), Page(limit=1_000)))
         assert [(job.id, job.state) for job in stored] == [(i, j.state) for i, j in reversed(self.jobs.items())]
         assert [job.id for job in self.do(self.store.ready(1_000))] == self.ready()
+        assert self.do(self.store.lane("l")) == self.ready("l")
+        labelled = self.do(self.store.list_jobs(JobFilter(labels={"a": "b"}, ended=True), Page(limit=1_000)))
+        assert [job.id for job in labelled] == [i for i, j in reversed(self.jobs.items()) if j.state.terminal]
         states = Counter(job.state for job in self.jobs.values())
         assert self.do(self.store.job_counts()) == {state: states[state] for state in JobState}
         expiries = [job.due for job in self.jobs.values() if job.state is JobState.QUEUED and job.due is not None]
@@ -227,7 +303,7 @@ class StoreMachine(RuleBasedStateMachine):
             events = self.do(history(self.store, job_id))
             words = [event.topic.removeprefix("job.") for event in events if event.topic.startswith("job.")]
             states = [JobState(word) for word in words if word not in {"released", "cancelling"}]
-            assert states[0] is JobState.QUEUED
+            assert states[0] is self.jobs[job_id].began
             assert all(new in JOB_TRANSITIONS[old] for old, new in pairwise(states))
             assert states[-1] is self.jobs[job_id].state
 

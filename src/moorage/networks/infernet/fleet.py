@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from moorage.errors import MoorageError, error_for
+from moorage.errors import DiskFull, MoorageError, StoreUnavailable, error_for
 from moorage.model.apps import App
 from moorage.model.callers import Caller
 from moorage.model.jobs import JSON
@@ -30,6 +30,8 @@ OPERATOR = Caller(name="infernet")
 """Owner of the apps and jobs of a served configuration."""
 ANCHOR = "infernet-node"
 """The app in whose name the jobs run; what they ask are the containers of the configuration as it is now."""
+NO_STORE = 1.0
+"""Seconds between two tries to write while the store cannot, as on a full disk."""
 WATCH_EVERY = 0.1
 
 
@@ -73,7 +75,7 @@ class Fleet:
         """Begin to start everything; a container that cannot be started harms no other."""
         ports = self._ports() if self._config.manage_containers else {}
         await asyncio.gather(*(self._begin(member, ports.get(name)) for name, member in self._members.items()))
-        self.app_id = (await self._app(ANCHOR, self._anchor())).id
+        self.app_id = (await self._anchored()).id
 
     async def close(self) -> None:
         """Close the connections; the services are the node's to stop."""
@@ -128,6 +130,15 @@ class Fleet:
         packed = pack_container(entry, container, source)
         (source / FILE).write_text(json.dumps({"containers": [{**packed, "volumes": []}]}))
         return source
+
+    async def _anchored(self) -> App:
+        """Give the app for jobs; a store or disk that cannot take it now is waited for."""
+        while True:
+            try:
+                return await self._app(ANCHOR, self._anchor())
+            except (DiskFull, StoreUnavailable) as error:
+                log.warning("no job is accepted yet", reason=error.message)
+                await asyncio.sleep(NO_STORE)
 
     def _anchor(self) -> Path:
         """Lay out the app for jobs: what is known of the containers, without any secret."""

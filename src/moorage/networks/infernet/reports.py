@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from moorage.networks.infernet.wire import JobResult, StatusReport
+from moorage.store.database import translated
 
 FORGOTTEN_RUNNING = 15 * 60.0
 """Seconds after which a job that was reported to run is not known any more."""
@@ -24,18 +25,23 @@ class Reports:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._database = sqlite3.connect(path, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.executescript(_SCHEMA)
+        with translated():
+            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
     def keep(self, client: str, report: StatusReport) -> None:
-        """Keep what a client says; it is durable then."""
+        """Keep what a client says; it is durable then.
+
+        Raises DiskFull, StoreUnavailable.
+        """
         values = (client, report.id, report.status, self._clock())
-        self._database.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", values)
+        with translated():
+            self._database.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", values)
 
     def find(self, client: str, job_id: str) -> JobResult | None:
         """Tell what a client said of a job."""
@@ -55,10 +61,14 @@ class Reports:
             return [row[0] for row in found]
 
     def forget(self, *, before: float, keep: int) -> None:
-        """Forget what was said before a moment, and all but the latest `keep`."""
-        self._database.execute("DELETE FROM reports WHERE time < ?", (before,))
+        """Forget what was said before a moment, and all but the latest `keep`.
+
+        Raises DiskFull, StoreUnavailable.
+        """
         query = "DELETE FROM reports WHERE time < (SELECT time FROM reports ORDER BY time DESC LIMIT 1 OFFSET ?)"
-        self._database.execute(query, (keep - 1,))
+        with translated():
+            self._database.execute("DELETE FROM reports WHERE time < ?", (before,))
+            self._database.execute(query, (keep - 1,))
 
     def _oldest_running(self) -> float:
         return self._clock() - FORGOTTEN_RUNNING

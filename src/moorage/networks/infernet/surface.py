@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import structlog
@@ -144,10 +145,21 @@ class InfernetSurface:
         path, client = scope["path"], scope.get("client")
         if not any(path == own or (own.endswith("/") and path.startswith(own)) for own in PATHS):
             return False
-        for name, _ in scope["headers"]:
+        host = b""
+        for name, value in scope["headers"]:
             if name in _OF_BROWSERS:
                 return False
-        return client is not None
+            if name == b"host":
+                host = value
+        return client is not None and (_names_loopback(host) or not self._is_on_this_machine(client[0]))
+
+    def _is_on_this_machine(self, address: str) -> bool:
+        """Tell whether it may be a browser of this machine that asks, on behalf of a page that calls us by its name."""
+        try:
+            client = policy.client(address)
+        except ValueError:
+            return True
+        return client.is_loopback and not any(client in proxy for proxy in self._config.server.trusted_proxies)
 
     # what every request goes through
 
@@ -162,7 +174,8 @@ class InfernetSurface:
         handlers = self._routes.get(path)
         if handlers is None:
             return _json({"error": f"There is nothing at {path}"}, 404)
-        handler = handlers.get("GET" if method == "HEAD" else method)
+        route = "GET" if method == "HEAD" else method
+        handler = handlers.get(route)
         if handler is None:
             return _json({"error": f"{path} does not take {method}"}, 405, {"allow": ", ".join(handlers)})
         request.scope["endpoint"] = handler  # so that it is counted under its path
@@ -171,7 +184,7 @@ class InfernetSurface:
             return _json({"error": "Could not get client IP address"}, 400)
         if path == "/api/status":
             return await _settled(handler, request, client)
-        verdict = self._rates.take(f"{method} {path}", str(client), time.monotonic())
+        verdict = self._rates.take(f"{route} {path}", str(client), time.monotonic())
         if not verdict.allowed:
             return _json({"error": "Too many requests"}, 429, verdict.headers)
         response = await _settled(handler, request, client)
@@ -185,7 +198,8 @@ class InfernetSurface:
         try:
             client = policy.client(request.client.host)
             proxies = self._config.server.trusted_proxies
-            hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",")]
+            forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
+            hops = [hop.strip() for hop in forwarded.split(",")] if forwarded.strip() else []
             while hops and any(client in proxy for proxy in proxies):
                 client = policy.client(hops.pop())
         except ValueError:
@@ -403,6 +417,15 @@ class InfernetSurface:
         if "after" in query:
             return ids
         return ids + self._reports.ids(str(client), pending=pending, limit=limit - len(ids))
+
+
+@lru_cache(maxsize=256)
+def _names_loopback(host: bytes) -> bool:
+    name = urlsplit(f"//{host.decode('latin-1')}").hostname or ""
+    try:
+        return name == "localhost" or policy.client(name).is_loopback
+    except ValueError:
+        return False
 
 
 async def _settled(handler: Handler, request: Request, client: Client) -> Response | StreamedResponse:

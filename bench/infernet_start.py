@@ -1,0 +1,61 @@
+"""How long a node takes until all its containers are ready, with 1, 3, 9 and 27 of them.
+
+Run alone: `python -m bench.infernet_start`.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from bench.common import server
+from bench.infernet import await_healthy
+from moorage.node.directory import DataDirectory
+
+APP = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("0.0.0.0", 3000), Handler).serve_forever()
+"""
+
+
+def _seconds(folder: Path, containers: int) -> float:
+    """Start a node a second time, when the containers' environments are there, and wait until it is healthy."""
+    config = folder / f"config-{containers}.json"
+    listed = [
+        {"id": f"c{number}", "command": "python app.py", "moorage": {"directory": "app"}}
+        for number in range(containers)
+    ]
+    config.write_text(json.dumps({"containers": listed}))
+    for _ in range(2):
+        begun = time.monotonic()
+        with server(cpus=2, data_dir=folder / "data", infernet=config):
+            presence = DataDirectory(folder / "data").presence()
+            assert presence is not None
+            assert presence.url is not None
+            await_healthy(presence.url)
+            taken = time.monotonic() - begun
+    return taken
+
+
+def main() -> None:
+    """Measure."""
+    with tempfile.TemporaryDirectory(prefix="moorage-bench-") as temporary:
+        folder = Path(temporary)
+        (folder / "app").mkdir()
+        (folder / "app" / "app.py").write_text(APP)
+        times = {number: _seconds(folder, number) for number in (1, 3, 9, 27)}
+    few, many = (times[9] - times[1]) / 8, (times[27] - times[9]) / 18
+    shown = ", ".join(f"{number}: {seconds:.2f} s" for number, seconds in times.items())
+    print(
+        f"infernet start: {shown}; each container adds {few * 1e3:.0f} ms up to 9 and {many * 1e3:.0f} ms up to 27: "
+        f"ratio {many / few:.2f} (linear, at most 1.5: {'ok' if many <= 1.5 * few else 'MISSED'})"
+    )
+
+
+if __name__ == "__main__":
+    main()
