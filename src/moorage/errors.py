@@ -444,7 +444,7 @@ class ServiceUnavailable(MoorageError):
     """A service that the job needs does not answer."""
 
     status = 503
-    hint = "See what it said with `GET /v1/services`."
+    hint = "See what it said last with `moorage service list` and `moorage service logs KEY`."
     retryable = True
 
 

@@ -21,7 +21,7 @@ import http.client
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -128,9 +128,9 @@ def endpoint() -> str:
 
     Raises SandboxUnavailable for an engine on another machine, whose ports and volumes are not ours.
     """
-    url = os.environ.get("DOCKER_HOST") or next(
-        (f"unix://{path}" for path in _sockets() if os.access(path, os.F_OK)), ""
-    )
+    usual = _sockets()
+    found = next((path for path in usual if os.access(path, os.F_OK)), usual[0])
+    url = os.environ.get("DOCKER_HOST") or f"unix://{found}"
     if url.startswith(("ssh://", "https://", "npipe://")) or os.environ.get("DOCKER_TLS_VERIFY") == "1":
         raise SandboxUnavailable(
             f"Containers cannot be run by an engine on another machine ({url}).",
@@ -166,9 +166,9 @@ def refuse_sockets(volumes: tuple[str, ...]) -> None:
             )
 
 
-def _sockets() -> Iterator[str]:
+def _sockets() -> tuple[str, ...]:
     run = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    yield from (path.format(run=run) for path in SOCKETS)
+    return tuple(path.format(run=run) for path in SOCKETS)
 
 
 def _dismiss(guard: subprocess.Popen[bytes]) -> None:

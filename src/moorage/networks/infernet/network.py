@@ -1,5 +1,6 @@
 """The translator between the Infernet contract and the node."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -7,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moorage.errors import Invalid
+from moorage.errors import Invalid, JobTimedOut
 from moorage.model.apps import App
 from moorage.model.jobs import JSON, JobSpec, Result
 from moorage.model.limits import Limits
@@ -72,20 +73,26 @@ class Infernet:
 
     async def run(self, ctx: Context) -> Result:
         """Ask the containers of a job, one after the other, or pass on the stream of one."""
+        if ctx.job.lane is not None:
+            return await self._ask(ctx)
+        ctx.started()
+        execution = ctx.job.spec.timeouts.execution
+        try:
+            async with asyncio.timeout(execution):
+                result = await self._ask(ctx)
+        except TimeoutError:
+            return Result(error=JobTimedOut(f"The job did not end within {execution:g} s.").info, timed_out=True)
+        ctx.collecting()
+        if ctx.job.spec.mode == "run" and result.error is None:
+            ctx.log("stdout", json.dumps(result.value[-1]["output"], ensure_ascii=False).encode() + b"\n")
+        return result
+
+    async def _ask(self, ctx: Context) -> Result:
         request = Request.of(ctx.job.spec.parameters)
         async with self._asking(ctx, request.containers) as asked:
-            if ctx.job.lane is None:
-                ctx.started()
             if ctx.job.spec.mode == "stream":
-                write = self._outlet(ctx)
-                result = await chain.stream(request, asked[0], write, ctx.cancelled)
-            else:
-                result = await chain.run(request, asked, ctx.cancelled)
-        if ctx.job.lane is None:
-            ctx.collecting()
-            if ctx.job.spec.mode == "run" and result.error is None:
-                ctx.log("stdout", json.dumps(result.value[-1]["output"], ensure_ascii=False).encode() + b"\n")
-        return result
+                return await chain.stream(request, asked[0], self._outlet(ctx), ctx.cancelled)
+            return await chain.run(request, asked, ctx.cancelled)
 
     async def check(self, ctx: Context) -> tuple[Finding, ...]:
         """Send every container what the contract says, and judge its answers."""

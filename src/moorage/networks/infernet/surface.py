@@ -32,6 +32,7 @@ from moorage.networks.infernet.rates import RateLimiter
 from moorage.networks.infernet.reports import Reports
 from moorage.networks.infernet.service import ContainerError
 from moorage.networks.infernet.wire import BadBody, DelegatedRequest, JobResult, OffchainRequest, dump
+from moorage.networks.manifest import Table, validated
 from moorage.store.base import JobFilter, Page
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,13 @@ _OF_BROWSERS = frozenset({b"origin", b"sec-fetch-site"})
 Handler = Callable[[Request, Client], Awaitable[Response | StreamedResponse]]
 
 
+class Settings(Table):
+    """`[networks.infernet]` in the node's configuration."""
+
+    config: Path
+    """The `config.json` to serve."""
+
+
 class _Stop(Exception):
     """Ends a request with an answer."""
 
@@ -67,7 +75,9 @@ class InfernetSurface:
 
     def __init__(self, port: Port) -> None:
         self._port = port
-        self._path = Path(str(port.config["config"])).absolute()
+        self._path = validated(
+            Settings, port.config, file="configuration", under=f"networks.{NETWORK}"
+        ).config.absolute()
         self._config: Config = read(self._path)
         self._fleet = Fleet(port, self._config, self._path)
         self._open = False
