@@ -320,7 +320,7 @@ async def test_a_body_that_never_ends_is_cut_off() -> None:
                 self.send_chunk(b",1" * 500_000)
 
     findings = await checked(Endless)
-    assert_only(findings, ANSWERED, quotes="The answer is longer than 64 MiB", hint="End an answer")
+    assert_only(findings, ANSWERED, quotes="The answer is longer than 16 MiB", hint="End an answer")
     assert "HTTP 200 application/json: '[0,1,1" in findings[ANSWERED].message
     assert_left_alone(findings, READY)
 

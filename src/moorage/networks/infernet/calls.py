@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -18,8 +19,10 @@ from moorage.networks.base import Endpoint
 from moorage.networks.infernet.service import MAX_ERROR, ContainerError, error_of, take
 from moorage.networks.infernet.wire import Failure, Output, load
 
-MAX_REPLY = 64 * MIB
+MAX_REPLY = 16 * MIB
 """Bytes of an answer; a longer one fails. A stream may be of any length."""
+QUICK = 64 * KIB
+"""Bytes of an answer that is read in the event loop; a longer one is read beside it."""
 READ_AHEAD = 256 * KIB
 """Bytes of a stream that are read before anybody takes them."""
 KEPT_OPEN = 1.5
@@ -121,7 +124,8 @@ class Calls:
             status, media_type, reply = await self.reply(body)
         except ContainerError as error:
             return error.failure
-        return take(status, media_type, reply, accept_error_status=self._accept_error_status)
+        judge = partial(take, status, media_type, reply, accept_error_status=self._accept_error_status)
+        return judge() if len(reply) <= QUICK else await asyncio.to_thread(judge)
 
     async def reply(self, body: bytes) -> tuple[int, str | None, bytes]:
         """Send what a container is asked and give status, `Content-Type` and body of its answer.
@@ -235,12 +239,8 @@ class Calls:
             async with session.post(
                 url, data=body, headers=self._headers, allow_redirects=False, timeout=limits
             ) as response:
-                target = urljoin(url, response.headers.get("Location", ""))
-                if (
-                    response.status not in _KEEPS_BODY
-                    or urlsplit(target).netloc != urlsplit(url).netloc
-                    or target == url
-                ):
+                target = _redirected(url, response)
+                if target is None:
                     yield response
                     return
             url = target
@@ -275,6 +275,14 @@ async def _translated(seconds: float, idle: float | None = None) -> AsyncIterato
         raise ContainerError(str(error)) from None
     except (aiohttp.ClientError, OSError) as error:
         raise ContainerError(f"The connection broke: {str(error) or type(error).__name__}") from None
+
+
+def _redirected(url: str, response: aiohttp.ClientResponse) -> str | None:
+    """Tell where an answer says that the same request is to be sent, if that is on the same host."""
+    if response.status not in _KEEPS_BODY:
+        return None
+    target = urljoin(url, response.headers.get("Location", ""))
+    return target if target != url and urlsplit(target).netloc == urlsplit(url).netloc else None
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from moorage.errors import ContainerFailed, JobCancelled
+from moorage.errors import ContainerFailed, JobCancelled, JobLost
 from moorage.model.jobs import JSON, ErrorInfo, Job, Result
 from moorage.model.limits import MIB, Limits
 from moorage.model.states import JobState
@@ -28,6 +28,7 @@ DISCONNECTED = "Client disconnected"
 """Error of a stream whose client left (section 4.6)."""
 
 Write = Callable[[bytes], Awaitable[None]]
+Left = Callable[[], bool]
 
 
 class Container(Protocol):
@@ -89,14 +90,16 @@ async def run(request: Request, chain: Sequence[Container], cancelled: Cancellat
     return _result(answers)
 
 
-async def stream(request: Request, container: Container, write: Write, cancelled: Cancellation) -> Result:
+async def stream(
+    request: Request, container: Container, write: Write, cancelled: Cancellation, *, left: Left
+) -> Result:
     """Pass on what a container gives, no faster than it is taken, and keep the beginning.
 
-    `write` raises ConnectionError once nobody takes it any more.
+    `write` raises ConnectionError once nobody takes it any more; `left` tells whether that is why it is cancelled.
     """
     body = request_body(request.data, source=Place.OFFCHAIN, destination=Place.STREAM, requires_proof=False)
     kept = Kept()
-    outcome: Output | Failure = Failure(error=JobCancelled().message)
+    outcome: Output | Failure | None = None
     try:
         async with _until(cancelled), aclosing(container.stream(body)) as chunks:
             async for chunk in chunks:
@@ -107,6 +110,8 @@ async def stream(request: Request, container: Container, write: Write, cancelled
         outcome = error.failure
     except ConnectionError:
         outcome = Failure(error=DISCONNECTED)
+    if outcome is None:
+        outcome = Failure(error=DISCONNECTED if left() else JobCancelled().message)
     return _result([Answer(container=container.name, outcome=outcome)])
 
 
@@ -151,7 +156,11 @@ def _unanswered(job: Job, position: int) -> Answer:
     names = Request.of(job.spec.parameters).containers
     name = names[min(position, len(names) - 1)]
     assert job.error is not None
-    text = INTERRUPTED if job.error.code == "job_lost" else job.error.message
+    text = job.error.message
+    if job.error.code == JobLost.code:
+        text = INTERRUPTED
+    elif job.error.code == JobCancelled.code and job.spec.mode == "stream":
+        text = DISCONNECTED  # before it began: nobody but its client knew of it
     return Answer(container=name, outcome=Failure(error=text))
 
 

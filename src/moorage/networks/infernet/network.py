@@ -91,7 +91,8 @@ class Infernet:
         request = Request.of(ctx.job.spec.parameters)
         async with self._asking(ctx, request.containers) as asked:
             if ctx.job.spec.mode == "stream":
-                return await chain.stream(request, asked[0], self._outlet(ctx), ctx.cancelled)
+                write, left = self._outlet(ctx)
+                return await chain.stream(request, asked[0], write, ctx.cancelled, left=left)
             return await chain.run(request, asked, ctx.cancelled)
 
     async def check(self, ctx: Context) -> tuple[Finding, ...]:
@@ -139,16 +140,17 @@ class Infernet:
                 asked.append(await stack.enter_async_context(calls))
             yield tuple(asked)
 
-    def _outlet(self, ctx: Context) -> chain.Write:
+    def _outlet(self, ctx: Context) -> tuple[chain.Write, chain.Left]:
         """Give where the bytes of a stream go: to the client that waits for them, or to the job's log."""
         if ctx.job.lane is not None:
             assert self._served is not None
-            return self._served.outlet(ctx.job.id)
+            outlet = self._served.outlet(ctx.job.id)
+            return outlet.write, lambda: outlet.left
 
         async def write(chunk: bytes) -> None:
             ctx.log("stdout", chunk)
 
-        return write
+        return write, lambda: False
 
 
 def _request(parameters: Mapping[str, JSON], known: Sequence[str]) -> Request:

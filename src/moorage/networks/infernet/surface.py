@@ -22,7 +22,7 @@ from moorage.model.limits import KIB
 from moorage.networks.base import Port, Surface
 from moorage.networks.infernet import chain, policy, wire
 from moorage.networks.infernet.calls import Calls
-from moorage.networks.infernet.chain import SMALL, Write, result_of
+from moorage.networks.infernet.chain import SMALL, result_of
 from moorage.networks.infernet.config import Config, read
 from moorage.networks.infernet.fleet import OPERATOR, Fleet
 from moorage.networks.infernet.manifest import NETWORK
@@ -114,13 +114,13 @@ class InfernetSurface:
             raise NotFound(f"Container {name} is not available.", hint="See `moorage serve`'s log for the reason.")
         return calls
 
-    def outlet(self, job_id: str) -> Write:
+    def outlet(self, job_id: str) -> Outlet:
         """Give where the bytes of a streaming job go."""
         outlet = self._outlets.get(job_id)
         if outlet is None:  # an earlier node had its client
             outlet = Outlet()
             outlet.leave()
-        return outlet.write
+        return outlet
 
     async def _work(self) -> None:
         """Start the containers, let jobs run, and forget old results, as long as the node runs."""
