@@ -73,10 +73,11 @@ def _show(job: Job, findings: Sequence[Mapping[str, Any]], counts: Mapping[str, 
 
 
 def _told(finding: Mapping[str, Any]) -> Text:
-    """Write a rule, below one that is broken what was found and how to mend it."""
+    """Write a rule and what there is to say of it; below one that is broken what was found and how to mend it."""
     text = Text(printable(finding["rule"]), style="dim" if finding["verdict"] == "not_applicable" else "")
-    if finding["verdict"] == "failed":
-        hint = finding["hint"] and f"To mend it: {finding['hint']}"
-        for line in filter(None, (finding["message"], hint)):
-            text.append(f"\n{printable(line)}")
+    if finding["verdict"] != "failed":
+        return text.append(f": {printable(finding['message'])}", style="dim") if finding["message"] else text
+    hint = finding["hint"] and f"To mend it: {finding['hint']}"
+    for line in filter(None, (finding["message"], hint)):
+        text.append(f"\n{printable(line)}")
     return text

@@ -13,7 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-APART = 0.01
+APART = 0.005
 """Seconds between a job's id and its first byte: the network's client takes all that its first read gives as the id."""
 
 
@@ -119,6 +119,7 @@ class StreamedResponse:
                 answer = ended.result().result
                 await self._end(send, answer.outcome if answer else None)
             elif stopping.done():
+                self._outlet.stop()
                 await self._end(send, Failure(error=INTERRUPTED), status=503)
         finally:
             left.cancel()
