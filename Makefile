@@ -12,7 +12,7 @@ setup:  ## Install what Moorage needs on this machine and in .venv
 setup-tests:
 	@scripts/setup test
 
-demo: setup  ## Run the example app, isolated, on the files beside it
+demo: setup  ## Run an example app of each network, isolated
 	@scripts/demo
 
 test: lint  ## Check everything: style, types, layers, then all tests

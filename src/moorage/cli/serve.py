@@ -20,7 +20,8 @@ def serve(
 ) -> None:
     """Run the node and its HTTP API until it is stopped.
 
-    SIGTERM and Ctrl-C stop it. Jobs that run then are stopped too, and run again at the next start.
+    SIGTERM and Ctrl-C stop it. Jobs that run then are stopped too, and run again at the next start unless they
+    ask a service, which is asked once.
     """
     from moorage.cli import serving
     from moorage.cli.logs import log_everything

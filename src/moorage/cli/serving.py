@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import uvloop
 from rich.text import Text
@@ -38,8 +38,17 @@ async def _serve(config: NodeConfig) -> None:
             gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
             gc.set_threshold(10_000, 20, 20)  # hardly anything of a request is a cycle
             await stop.wait()
-            running = (await node.store.job_counts()).get(JobState.RUNNING, 0)
-        err().print(f"Stopping; {running} running jobs go back to the queue." if running else "Stopping.")
+            asking = node.lanes.load().running
+            running = (await node.store.job_counts()).get(JobState.RUNNING, 0) - asking
+        err().print("; ".join(_farewell(running, asking)) + ".")
+
+
+def _farewell(running: int, asking: int) -> Iterator[str]:
+    yield "Stopping"
+    if running:
+        yield "a running job goes back to the queue" if running == 1 else f"{running} running jobs go back to the queue"
+    if asking:
+        yield "a request to a service is given up" if asking == 1 else f"{asking} requests to services are given up"
 
 
 def _stop(asked: asyncio.Event) -> None:

@@ -330,12 +330,12 @@ class Node:
             yield
         finally:
             self._stopping = True
+            await self.lanes.close()  # first, because what its jobs use belongs to the tasks
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.apps.close()
             await self._engine.close()
-            await self.lanes.close()
             await self.services.close()
             self.feed.close()
 

@@ -44,6 +44,11 @@ def service_of(
     )
 
 
+def is_published(container: Container) -> bool:
+    """Tell whether a container gets a port of this machine; the others have addresses or networks of their own."""
+    return container.moorage.directory is None and container.moorage.network != "none"
+
+
 def calls_of(container: Container, services: Services, service: ServiceSpec | None, url: str = "") -> Calls:
     """Make what asks a container, that of a service or that at an address."""
     extras = container.moorage
@@ -92,7 +97,7 @@ def _image(container: Container, host_port: int | None, credentials: Credentials
         volumes=container.volumes,
         gpu=container.gpu,
         port=INSIDE,
-        host_port=host_port if network == "internet" else None,
+        host_port=host_port,
         limits=_limits(container),
         network=network,
         runtime=extras.isolation,

@@ -327,7 +327,8 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
         for place, container in _containers(document):
             given = [f"`{place}.{key}`" for key in ("url", "bearer") if container.get(key)]
             if given:
-                yield f"{' and '.join(given)} are ignored: manage_containers is true, so the node runs it itself"
+                verb = "is" if len(given) == 1 else "are"
+                yield f"{' and '.join(given)} {verb} ignored: manage_containers is true, so the node runs it itself"
 
 
 def _unknown_keys(table: Any, shape: type, *place: str | int) -> Iterator[str]:

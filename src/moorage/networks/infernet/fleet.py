@@ -16,7 +16,7 @@ from moorage.model.callers import Caller
 from moorage.model.jobs import JSON
 from moorage.model.states import EDITABLE
 from moorage.networks.base import Port, ServiceSpec
-from moorage.networks.infernet.backends import address_of, calls_of, service_of
+from moorage.networks.infernet.backends import address_of, calls_of, is_published, service_of
 from moorage.networks.infernet.calls import Calls
 from moorage.networks.infernet.config import Config, Container, load
 from moorage.networks.infernet.manifest import FILE, NETWORK, pack_container
@@ -67,6 +67,11 @@ class Fleet:
         member = self._members.get(name)
         return None if member is None else member.calls
 
+    def trouble(self, name: str) -> str | None:
+        """Tell why a container could not even be tried to start, if it is so."""
+        member = self._members.get(name)
+        return None if member is None else member.trouble
+
     def running(self) -> list[Container]:
         """List those that run, in the order of the configuration; of those that others run, all."""
         return [member.container for member in self._members.values() if self._runs(member)]
@@ -85,13 +90,13 @@ class Fleet:
 
     def _runs(self, member: _Member) -> bool:
         if member.service is None:
-            return member.trouble is None
+            return not self._config.manage_containers
         return self._port.services.state(member.service.key).state == "ready"
 
     def _ports(self) -> dict[str, int]:
         """Choose the host ports of images; a folder's container has a network of its own."""
         taken = {self._config.server.port}
-        published = [each for each in self._config.containers if each.moorage.directory is None]
+        published = [each for each in self._config.containers if is_published(each)]
         wanted = [container.port for container in published]
         assigned = assign_ports(wanted, lambda port: port in taken or _in_use(port))
         return {container.id: port for container, port in zip(published, assigned, strict=True)}

@@ -13,7 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-APART = 0.005
+APART = 0.01
 """Seconds between a job's id and its first byte: the network's client takes all that its first read gives as the id."""
 
 

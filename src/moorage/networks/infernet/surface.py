@@ -111,7 +111,8 @@ class InfernetSurface:
         """
         calls = self._fleet.calls(name)
         if calls is None:
-            raise NotFound(f"Container {name} is not available.", hint="See `moorage serve`'s log for the reason.")
+            reason = self._fleet.trouble(name) or "it is not in the configuration."
+            raise NotFound(f"Container {name} is not available: {reason}")
         return calls
 
     def outlet(self, job_id: str) -> Outlet:
@@ -133,6 +134,7 @@ class InfernetSurface:
             for name, container in self._fleet.containers.items():
                 await self._port.open_lane(f"{NETWORK}:{name}", width=container.moorage.concurrency)
             self._open = True
+            await self._end_strays()
             await self._fleet.settle()
             while True:
                 await self._tidy()
@@ -140,6 +142,16 @@ class InfernetSurface:
         finally:
             await self._fleet.close()
             self._reports.close()
+
+    async def _end_strays(self) -> None:
+        """Let jobs go on, and so fail, that an earlier node left for containers which are not configured any more."""
+        opened, page = {f"{NETWORK}:{name}" for name in self._fleet.containers}, Page()
+        where = JobFilter(owner=OPERATOR.name, network=NETWORK, ended=False)
+        while jobs := await self._port.list_jobs(where, page):
+            for lane in {job.lane for job in jobs if job.lane is not None} - opened:
+                await self._port.open_lane(lane, width=1)
+                opened.add(lane)
+            page = Page(before=jobs[-1].id)
 
     async def _tidy(self) -> None:
         kept = self._config.results
