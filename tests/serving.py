@@ -33,19 +33,19 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def _served(data_dir: Path, config: dict[str, Any]) -> AsyncIterator[tuple[Node, Listening]]:
+async def _served(data_dir: Path, listen: str, config: dict[str, Any]) -> AsyncIterator[tuple[Node, Listening]]:
     async with (
         Node.open(NodeConfig(data_dir=data_dir, **config)) as node,
-        serve(node, host="127.0.0.1", port=0, uds=data_dir / "node.sock") as listening,
+        serve(node, host=listen, port=0, uds=data_dir / "node.sock") as listening,
     ):
         yield node, listening
 
 
 @contextlib.contextmanager
-def serving(data_dir: Path, **config: Any) -> Iterator[Served]:
-    """Run a node with everything as in production, on a port that the kernel chooses."""
+def serving(data_dir: Path, *, listen: str = "127.0.0.1", **config: Any) -> Iterator[Served]:
+    """Run a node with everything as in production, on a port of `listen` that the kernel chooses."""
     with (
         start_blocking_portal("asyncio", {"use_uvloop": True}) as portal,
-        portal.wrap_async_context_manager(_served(data_dir, config)) as (node, listening),
+        portal.wrap_async_context_manager(_served(data_dir, listen, config)) as (node, listening),
     ):
         yield Served(node=node, portal=portal, listening=listening)

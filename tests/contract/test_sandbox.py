@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from moorage.errors import ArgumentsTooLong, Invalid, SandboxUnavailable
-from moorage.sandbox.base import HOME, Overlay, Process, ReadOnly, Sandbox, Writable
+from moorage.sandbox.base import HOME, Load, Overlay, Process, ReadOnly, Sandbox, Writable
 from moorage.sandbox.bubblewrap import Bubblewrap, Features
 from moorage.sandbox.opening import open_sandboxes
 from moorage.sandbox.supervise import supervise
@@ -296,6 +296,31 @@ class TestEnd:
 
         runs = await asyncio.gather(*(one(number) for number in range(40)))
         assert [ran.stdout.decode() for ran in runs] == [f"{number}\n{number}\n" for number in range(40)]
+
+
+BURN = """
+import time
+kept = b"x" * (32 << 20)
+while time.process_time() < 0.3:
+    pass
+print(1, flush=True)
+time.sleep(99)
+"""
+
+
+async def test_what_a_running_process_uses_is_told_until_it_ends(bubblewrap: Bubblewrap) -> None:
+    output = Output()
+    process = await start(bubblewrap, spec(PYTHON, "-c", BURN, limits=small()), output)
+    while not output.stdout:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.02)
+    load = await process.load()
+    cgroups = bubblewrap.cgroups
+    assert "memory" not in cgroups.enforced or (load.memory or 0) > 32 << 20
+    assert "pids" not in cgroups.enforced or (load.pids or 0) >= 2
+    assert not cgroups.parents or 0.2 <= (load.cpu or 0) < 10
+    process.kill()
+    await process.wait()
+    assert await process.load() == Load()
 
 
 SERVER = """

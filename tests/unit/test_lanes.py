@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from moorage.errors import DiskFull, IdempotencyConflict, InternalError, StoreUnavailable
+from moorage.errors import (
+    DiskFull,
+    IdempotencyConflict,
+    InternalError,
+    NodeStopping,
+    NotFound,
+    StoreUnavailable,
+)
 from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job, Result
 from moorage.model.states import AttemptState, JobState
@@ -322,16 +329,68 @@ async def test_what_is_accepted_while_the_node_closes_is_left_to_the_next(harbou
     assert await harbour.store.lane("l") == ["late"]
 
 
-async def test_what_begins_while_the_node_closes_is_stopped_too(harbour: Harbour):
+async def test_what_would_begin_while_the_node_closes_is_refused_and_leaves_nothing(harbour: Harbour):
     await harbour.lanes.open("l", width=1)
     late = asyncio.ensure_future(harbour.submit("late"))
     await asyncio.sleep(0)
     await harbour.close()
-    await late
-    await asyncio.sleep(0.05)
-    assert harbour.services.begun == harbour.services.stopped
+    with pytest.raises(NodeStopping):
+        await late
+    assert harbour.services.begun == []
     assert harbour.lanes.end_of("late") is None
-    assert (await harbour.store.get_job("late")).state is JobState.RUNNING  # the next node finds it lost
+    with pytest.raises(NotFound):
+        await harbour.store.get_job("late")
+
+
+async def test_what_has_its_turn_as_the_node_closes_waits_for_the_next_node(harbour: Harbour):
+    await harbour.lanes.open("l", width=1)
+    for job_id in ("a", "b", "c"):
+        await harbour.submit(job_id)
+    end = harbour.lanes.end_of("b")
+    harbour.services.let_go("a")
+    await until(lambda: (load := harbour.lanes.load()).waiting == 1 and load.running == 1)  # b is being claimed
+    await harbour.close()
+    assert harbour.services.begun in (["a"], ["a", "b"])
+    assert end is not None
+    assert end.done()
+    left = await harbour.store.lane("l")
+    assert left == (["b", "c"] if harbour.services.begun == ["a"] else ["c"])
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_job_whose_caller_leaves_is_accepted_and_runs_or_is_neither(harbour: Harbour, turns: int):
+    await harbour.lanes.open("l", width=2)
+    other = asyncio.ensure_future(harbour.submit("other"))
+    await asyncio.sleep(0)
+    asked = asyncio.ensure_future(harbour.submit("a"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.gather(asked, other, return_exceptions=True)
+    await submit(harbour.store, "later")  # what was asked of the store before has been done
+    accepted = any(attempt.job_id == "a" for attempt in await harbour.store.running())
+    assert harbour.lanes.load() == LaneLoad(waiting=0, running=1 + accepted)
+    assert ("a" in harbour.services.begun) == (harbour.lanes.end_of("a") is not None) == accepted
+
+
+async def test_a_taken_id_is_refused_by_a_full_lane_too(harbour: Harbour):
+    await harbour.lanes.open("l", width=1)
+    await harbour.submit("a")
+    await harbour.submit("b")
+    for taken in ("a", "b"):
+        with pytest.raises(IdempotencyConflict):
+            await harbour.submit(taken)
+    assert harbour.lanes.load() == LaneLoad(waiting=1, running=1)
+
+
+async def test_it_tells_which_lanes_are_open(harbour: Harbour):
+    assert not harbour.lanes.is_open("l")
+    await harbour.lanes.open("l", width=1)
+    assert harbour.lanes.is_open("l")
+    await harbour.close()
+    assert not harbour.lanes.is_open("l")
+    await harbour.lanes.open("l", width=1)  # by work that was slow to notice
+    assert not harbour.lanes.is_open("l")
 
 
 async def test_a_job_that_somebody_else_took_is_left_alone(harbour: Harbour):

@@ -9,7 +9,7 @@ from moorage.cli.options import help_of
 def serve(
     *,
     host: Annotated[
-        str | None, help_of("Address to listen on; anything but loopback needs a token. [127.0.0.1]")
+        str | None, help_of("Address to listen on; beyond loopback the node's own API needs a token. [127.0.0.1]")
     ] = None,
     port: Annotated[int | None, help_of("TCP port; 0 lets the kernel choose. [4000]")] = None,
     data_dir: Annotated[Path | None, help_of("Where everything durable is kept. [$MOORAGE_DATA_DIR]")] = None,

@@ -45,6 +45,8 @@ class Manifest:
     ignore: tuple[str, ...] = ()
     """Names of top-level entries that are no part of the app."""
     warnings: tuple[str, ...] = ()
+    operator_only: tuple[str, ...] = ()
+    """What it asks for that only an operator may grant, each in a few words: nobody else may add such an app."""
 
 
 class Endpoint(Protocol):
@@ -111,8 +113,8 @@ class Services(Protocol):
         it starts, and says why at once while it has failed.
         """
 
-    def state(self, key: str) -> ServiceState:
-        """Tell of a service that was needed or kept."""
+    def state(self, key: str) -> ServiceState | None:
+        """Tell of a service that was needed or kept; None of any other."""
 
 
 class Children(Protocol):
@@ -227,8 +229,8 @@ class Port(Protocol):
         log. What an earlier node left in the lane goes first.
         """
 
-    def lane_load(self) -> LaneLoad:
-        """Count the jobs of open lanes."""
+    def lane_load(self, lane: str | None = None) -> LaneLoad:
+        """Count the jobs of an open lane, or of all."""
 
     def end_of(self, job_id: str) -> asyncio.Future[None] | None:
         """Give what is done once a job has left its lane; None if it is in none: it has ended, or was never in one."""

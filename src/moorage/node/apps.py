@@ -76,7 +76,7 @@ class Apps:
         deploy: bool,
     ) -> App:
         """Take over an unpacked source as a new app, and install it in the background if `deploy`."""
-        manifest, tree = await self._take(source, network)
+        manifest, tree = await self._take(source, network, caller)
         app = App(
             id=new_id("app"),
             network=manifest.network,
@@ -106,7 +106,7 @@ class Apps:
         await self._editable(app_id, caller, source)
         if source is not None:
             async with self._alone(app_id):
-                changes |= await self._replace(await self._editable(app_id, caller, source), source)
+                changes |= await self._replace(await self._editable(app_id, caller, source), source, caller)
                 return await self._store.edit_app(app_id, message="The app was edited.", **changes)
         return await self._store.edit_app(app_id, message="The app was edited.", **changes)
 
@@ -194,19 +194,21 @@ class Apps:
             task.cancel()
         await asyncio.gather(*self._installing.values(), return_exceptions=True)
 
-    async def _take(self, source: Path, network: str | None) -> tuple[Manifest, Tree]:
-        manifest = await asyncio.to_thread(self._load, source, network)
+    async def _take(self, source: Path, network: str | None, caller: Caller) -> tuple[Manifest, Tree]:
+        manifest = await asyncio.to_thread(self._load, source, network, caller)
         try:
             return manifest, await self._trees.add(source, manifest.ignore)
         finally:
             await asyncio.to_thread(shutil.rmtree, source, ignore_errors=True)
 
-    def _load(self, source: Path, network: str | None) -> Manifest:
+    def _load(self, source: Path, network: str | None, caller: Caller) -> Manifest:
         try:
-            return choose(self._networks, source, network).load(source)
-        except MoorageError:
+            manifest = choose(self._networks, source, network).load(source)
+            _grant(manifest, caller)
+        except BaseException:
             shutil.rmtree(source, ignore_errors=True)
             raise
+        return manifest
 
     def _alone(self, app_id: str) -> asyncio.Lock:
         """Give the lock under which an app's files and the environment for them change together."""
@@ -225,8 +227,8 @@ class Apps:
             raise
         return app
 
-    async def _replace(self, app: App, source: Path) -> dict[str, Any]:
-        manifest, tree = await self._take(source, app.network)
+    async def _replace(self, app: App, source: Path, caller: Caller) -> dict[str, Any]:
+        manifest, tree = await self._take(source, app.network, caller)
         layers = app.layers
         if app.state is AppState.TESTING:
             layers = await self._build(app.id, manifest.environments, tree.name, tree.digest)
@@ -301,6 +303,12 @@ class Apps:
         if intact and fingerprint is not None:
             self._fingerprints[tree] = fingerprint
         return intact
+
+
+def _grant(manifest: Manifest, caller: Caller) -> None:
+    if manifest.operator_only and not caller.operator:
+        asked = ", ".join(manifest.operator_only)
+        raise Forbidden(f"The app asks for what only an operator of this node may grant: {asked}.")
 
 
 def _content(manifest: Manifest, tree: Tree) -> dict[str, Any]:

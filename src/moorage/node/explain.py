@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from moorage.engine.base import Engine, Refusal
 from moorage.model.jobs import Job
 from moorage.model.states import JobState
+from moorage.node.lanes import Lanes
 from moorage.store.base import Store
 
 COUNTED = 1_000
@@ -25,10 +26,10 @@ class Explanation:
     """Why the engine has no room for it now."""
 
 
-async def explain(job: Job, store: Store, engine: Engine) -> Explanation:
+async def explain(job: Job, store: Store, engine: Engine, lanes: Lanes) -> Explanation:
     """Explain a job's present state."""
     if job.state is JobState.QUEUED:
-        return await _explain_queued(job, store, engine)
+        return await _explain_queued(job, store, engine, lanes)
     if job.error is not None:
         return Explanation(summary=job.error.message, details=_advice(job))
     return Explanation(summary=f"The job {_WORDS[job.state]}.")
@@ -50,13 +51,14 @@ def _advice(job: Job) -> tuple[str, ...]:
     return (*facts, "Trying again can help." if job.error.retryable else "Trying again unchanged will not help.")
 
 
-async def _explain_queued(job: Job, store: Store, engine: Engine) -> Explanation:
+async def _explain_queued(job: Job, store: Store, engine: Engine, lanes: Lanes) -> Explanation:
     waiting_for = tuple(await store.waiting_for(job.id))
     if waiting_for:
         return Explanation(summary=f"It runs after {', '.join(waiting_for)}.", waiting_for=waiting_for)
     ahead = await store.ahead_of(job.id)
     if job.lane is not None:
-        return Explanation(summary=f"It waits in lane {job.lane}. {_waiting(ahead, None)}", ahead=ahead)
+        reason = _waiting(ahead, None) if lanes.is_open(job.lane) else "No configuration that is served names it now."
+        return Explanation(summary=f"It waits in lane {job.lane}. {reason}", ahead=ahead)
     refusal = engine.explain(job.spec.limits)
     places = tuple(
         f"{place.name}: {place.free_cpus:g} of {place.cpus:g} cpus and {place.free_memory >> 20} of "

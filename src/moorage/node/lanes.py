@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from moorage.errors import DiskFull, InternalError, MoorageError, StoreUnavailable
+from moorage.engine.local import NAME
+from moorage.errors import DiskFull, IdempotencyConflict, InternalError, NodeStopping, StoreUnavailable
 from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job
@@ -19,7 +20,6 @@ from moorage.store.base import Store
 
 log = structlog.get_logger(__name__)
 
-PLACE = "local"
 NO_STORE = 1.0
 """Seconds between two tries to take a job from its lane while the store refuses to write."""
 
@@ -44,26 +44,34 @@ class Lanes:
     def __init__(self, *, store: Store, run: Run) -> None:
         self._store, self._run = store, run
         self._lanes: dict[str, _Lane] = {}
+        self._claims: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._live: dict[str, asyncio.Future[None]] = {}
         """By the id of each job that is here: what tells that it has ended."""
         self._unlisten = store.listen(self._notice)
+        self._closed = False
 
     async def open(self, name: str, *, width: int) -> None:
         """Let a lane's jobs run; those that an earlier node left in it go first."""
         left = await self._store.lane(name)
+        if self._closed:
+            return
         lane = self._lanes[name] = _Lane(width=width, waiting=dict.fromkeys(left))
         for job_id in left:
             self._arrive(job_id)
         self._go_on(lane)
 
-    def load(self) -> LaneLoad:
-        """Count the jobs of open lanes."""
-        lanes = self._lanes.values()
+    def load(self, name: str | None = None) -> LaneLoad:
+        """Count the jobs of an open lane, or of all."""
+        lanes = [lane for own, lane in self._lanes.items() if name in {None, own}]
         return LaneLoad(
             waiting=sum(len(lane.waiting) + lane.arriving for lane in lanes),
             running=sum(lane.running for lane in lanes),
         )
+
+    def is_open(self, name: str) -> bool:
+        """Tell whether the jobs of a lane run."""
+        return name in self._lanes
 
     def end_of(self, job_id: str) -> asyncio.Future[None] | None:
         """Give what is done once a job has left its lane, or the node stops; None if it is in none.
@@ -73,51 +81,65 @@ class Lanes:
         return self._live.get(job_id)
 
     async def submit(self, name: str, app_id: str, build: Callable[[App], Job], *, owner: str, job_id: str) -> Job:
-        """Accept a job durably, and begin it if there is room."""
+        """Accept a job durably, and begin it if there is room.
+
+        Raises IdempotencyConflict if there is a job of this id.
+        """
         lane = self._lanes.get(name)
         if lane is None:
             raise InternalError(f"Lane {name} is not open.")
         if lane.waiting or lane.arriving or lane.running >= lane.width:
-            lane.arriving += 1
-            try:
-                job, _ = await self._store.submit(app_id, build, owner=owner, job_id=job_id)
-            finally:
-                lane.arriving -= 1
-            if self._is_open(lane):
-                lane.waiting[job.id] = None
-                self._arrive(job.id)
-                self._go_on(lane)
-            return job
+            return await self._queue(lane, app_id, build, owner=owner, job_id=job_id)
         return await self._start(lane, app_id, build)
 
-    async def _start(self, lane: _Lane, app_id: str, build: Callable[[App], Job]) -> Job:
-        """Accept a job and begin it; what it waits for elsewhere and the disk are waited for together."""
-        begun: list[asyncio.Task[None]] = []
-        lane.running += 1
-
-        def begin(job: Job, attempt: Attempt) -> None:
-            if self._is_open(lane):
-                self._arrive(job.id)
-                begun.append(self._begin(lane, job.id, self._run(job, attempt)))
-
-        try:
-            return await self._store.start(app_id, build, place=PLACE, begin=begin)
-        except MoorageError:
-            if begun:
-                begun[0].cancel()
-            else:
-                self._leave(lane)
-            raise
-
     async def close(self) -> None:
-        """Cancel what runs and wait for it."""
+        """Begin nothing any more, cancel what runs and wait for it; what waits is left to the next node."""
         self._unlisten()
+        self._closed = True
         self._lanes.clear()
+        await asyncio.gather(*self._claims, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for job_id in tuple(self._live):
             self._depart(job_id)
+
+    async def _queue(self, lane: _Lane, app_id: str, build: Callable[[App], Job], *, owner: str, job_id: str) -> Job:
+        lane.arriving += 1
+        try:
+            job, new = await self._store.submit(app_id, build, owner=owner, job_id=job_id)
+        finally:
+            lane.arriving -= 1
+        if not new:
+            raise IdempotencyConflict(f"The id {job_id} is taken.")
+        if self._is_open(lane):
+            lane.waiting[job.id] = None
+            self._arrive(job.id)
+            self._go_on(lane)
+        return job
+
+    async def _start(self, lane: _Lane, app_id: str, build: Callable[[App], Job]) -> Job:
+        """Accept a job and begin it; what it waits for elsewhere and the disk are waited for together."""
+        begun: list[asyncio.Task[None]] = []
+        wanted = True
+        lane.running += 1
+
+        def begin(job: Job, attempt: Attempt) -> None:
+            if not (wanted and self._is_open(lane)):
+                raise NodeStopping  # and nothing is accepted
+            self._arrive(job.id)
+            begun.append(self._begin(lane, job.id, self._run(job, attempt)))
+
+        try:
+            return await self._store.start(app_id, build, place=NAME, begin=begin)
+        except Exception:  # but one that has begun goes on if only nobody waits for the answer any more
+            for task in begun:
+                task.cancel()
+            raise
+        finally:
+            wanted = False
+            if not begun:
+                self._leave(lane)
 
     def _arrive(self, job_id: str) -> None:
         self._live[job_id] = asyncio.get_running_loop().create_future()
@@ -130,20 +152,31 @@ class Lanes:
             job_id = next(iter(lane.waiting))
             del lane.waiting[job_id]
             lane.running += 1
-            self._begin(lane, job_id, self._claim(job_id))
+            claim = asyncio.ensure_future(self._claim(lane, job_id))
+            self._claims.add(claim)
+            claim.add_done_callback(self._claims.discard)
 
-    async def _claim(self, job_id: str) -> None:
-        """Begin a job that has waited, unless it has left the queue; a store that cannot write is waited for."""
-        while True:
+    async def _claim(self, lane: _Lane, job_id: str) -> None:
+        """Begin a job that has waited, unless it has left the queue; one that cannot begin any more is put back."""
+        attempt = await self._claimed(lane, job_id)
+        if attempt is not None and self._is_open(lane):
+            self._begin(lane, job_id, self._run(await self._store.get_job(job_id), attempt))
+            return
+        if attempt is not None:
+            await self._store.release(attempt)
+        if job_id in self._live:
+            self._depart(job_id)
+        self._leave(lane)
+
+    async def _claimed(self, lane: _Lane, job_id: str) -> Attempt | None:
+        """Claim a job; a store that cannot write is waited for."""
+        while self._is_open(lane):
             try:
-                attempt = await self._store.claim(job_id, place=PLACE)
+                return await self._store.claim(job_id, place=NAME)
             except (DiskFull, StoreUnavailable) as error:
                 log.warning("a lane waits for the store", reason=error.message)
                 await asyncio.sleep(NO_STORE)
-            else:
-                break
-        if attempt is not None:
-            await self._run(await self._store.get_job(job_id), attempt)
+        return None
 
     def _begin(self, lane: _Lane, job_id: str, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -165,7 +198,7 @@ class Lanes:
             self._go_on(lane)
 
     def _is_open(self, lane: _Lane) -> bool:
-        """Tell whether jobs may still begin; what is accepted after the node has closed is left to the next one."""
+        """Tell whether jobs may still begin."""
         return lane in self._lanes.values()
 
     def _notice(self, events: Sequence[Event]) -> None:

@@ -203,6 +203,8 @@ class Node:
             )
 
         if lane is not None:
+            if spec.after:
+                raise Invalid("A job of a lane runs after no other.")
             job_id = job_id or new_id("job")
             return await self.lanes.submit(lane, spec.app_id, build, owner=caller.name, job_id=job_id), True
         return await self.store.submit(
@@ -214,7 +216,7 @@ class Node:
         job = await self._job(job_id, caller)
         if job.state is not JobState.QUEUED:
             return job
-        explanation = await explain(job, self.store, self._engine)
+        explanation = await explain(job, self.store, self._engine, self.lanes)
         return dataclasses.replace(job, pending_reason=explanation.summary)
 
     async def list_jobs(self, where: JobFilter, page: Page, *, caller: Caller) -> list[Job]:
@@ -225,7 +227,7 @@ class Node:
 
     async def why(self, job_id: str, *, caller: Caller) -> Explanation:
         """Explain why a job waits or how it ended."""
-        return await explain(await self._job(job_id, caller), self.store, self._engine)
+        return await explain(await self._job(job_id, caller), self.store, self._engine, self.lanes)
 
     async def attempts(self, job_id: str, *, caller: Caller) -> list[Attempt]:
         """Read the attempts of a job."""
@@ -252,6 +254,8 @@ class Node:
         job = await self._job(job_id, caller)
         if not job.state.terminal:
             raise Invalid(f"Job {job_id} is {job.state}: only a finished job can be retried.")
+        if job.lane is not None:
+            raise Invalid(f"Job {job_id} came from a client of {job.network}: only that can ask again.")
         return (await self.submit(job.spec, caller=caller, retry_of=job_id))[0]
 
     async def logs(
@@ -308,11 +312,18 @@ class Node:
         ended = asyncio.Event()
         unlisten = self.store.listen(lambda events: ended.set() if any(e.topic in _ENDS for e in events) else None)
         try:
-            while any(count for state, count in (await self.store.job_counts()).items() if not state.terminal):
+            while await self._busy():
                 await ended.wait()
                 ended.clear()
         finally:
             unlisten()
+
+    async def _busy(self) -> bool:
+        """Tell whether anything runs or waits that this node will run: nobody does in a lane that is not open."""
+        if (await self.store.job_counts()).get(JobState.RUNNING):
+            return True
+        queued = await self.store.list_jobs(JobFilter(state=JobState.QUEUED), Page(limit=1))
+        return any(job.lane is None or self.lanes.is_open(job.lane) for job in queued)
 
     # inside
 

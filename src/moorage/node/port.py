@@ -84,9 +84,9 @@ class NetworkPort:
         """Let the jobs of a lane run from now on: in their order, `width` at once."""
         await self._node.lanes.open(lane, width=width)
 
-    def lane_load(self) -> LaneLoad:
-        """Count the jobs of open lanes."""
-        return self._node.lanes.load()
+    def lane_load(self, lane: str | None = None) -> LaneLoad:
+        """Count the jobs of an open lane, or of all."""
+        return self._node.lanes.load(lane)
 
     def end_of(self, job_id: str) -> "asyncio.Future[None] | None":
         """Give what is done once a job has left its lane; None if it is in none."""

@@ -110,7 +110,8 @@ class LocalServices:
         if service.idle is not None:
             service.idle.cancel()
         if service.keeper is None:
-            service.become("starting")
+            if service.state != "ready":
+                service.become("starting")
             service.keeper = asyncio.ensure_future(self._keep(service))
 
     def states(self) -> tuple[ServiceState, ...]:
@@ -123,9 +124,9 @@ class LocalServices:
         loads = await asyncio.gather(*map(_load, services))
         return tuple(replace(_state(service), load=load) for service, load in zip(services, loads, strict=True))
 
-    def state(self, key: str) -> ServiceState:
+    def state(self, key: str) -> ServiceState | None:
         """Tell of one service."""
-        return _state(self._services[key])
+        return _state(self._services[key]) if key in self._services else None
 
     async def close(self) -> None:
         """Stop every service."""
@@ -151,13 +152,18 @@ class LocalServices:
                     log.warning("service not available", service=service.spec.key, reason=error.message)
                 told = error.message
                 service.become("failed", told)
+            except Exception:
+                log.exception("service failed inside the node", service=service.spec.key)
+                service.failures += 1
+                service.become("failed", "The node failed while it started it; see its log.")
             if service.ended is not None:
                 await asyncio.shield(service.ended)
 
     async def _start(self, service: _Service) -> None:
         await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
-        if service.ended is not None:
-            await service.ended  # of the one before: its end must not be taken for ours
+        if service.ended is not None:  # its end must not be taken for ours
+            self._stop(service)  # where whoever started it was cancelled before it was ready
+            await service.ended
         service.become("starting")
         service.restarts += service.started_at is not None
         try:
@@ -188,8 +194,7 @@ class LocalServices:
             else:
                 await asyncio.sleep(max(PROBE_EVERY, PROBE_SHARE * (time.monotonic() - begun)))
         service.failures += 1
-        said = bytes(service.tail[-500:]).decode(errors="replace").strip()
-        raise ServiceUnavailable(f"{service.reason} It said last: {said or 'nothing'}")
+        raise ServiceUnavailable(service.reason)
 
     async def _await_end(self, service: _Service, process: Process) -> None:
         begun = time.monotonic()

@@ -134,6 +134,16 @@ def finish(
         yield from jobs.tell_followers(tx, [ended])
 
 
+def release(tx: Transaction, attempt: Attempt) -> None:
+    """Put a job back into the queue whose attempt has done nothing."""
+    job, current = _held(tx, attempt)
+    subject, error = jobs.subject_of(job), JobLost().info
+    values = {**_result_columns(Result()), "stdout": None, "stderr": None, "error": rows.error_text(error)}
+    message = "It was given up before it had begun."
+    _step(tx, current, subject, AttemptState.LOST, update=SQL["end"], values=values, message=message, error=error)
+    _requeue(tx, job, subject)
+
+
 def _held(tx: Transaction, attempt: Attempt) -> tuple[sqlite3.Row, sqlite3.Row]:
     """Read the job and the attempt; raises LeaseLost unless the attempt holds the job's lease."""
     job = jobs.row_of(tx.connection, attempt.job_id)

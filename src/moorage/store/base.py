@@ -152,6 +152,12 @@ class Store(Protocol):
         Raises LeaseLost if it does not hold the lease any more.
         """
 
+    async def release(self, attempt: Attempt) -> None:
+        """Put a job back into the queue whose attempt is given up before it has done anything; raises LeaseLost.
+
+        Appends `attempt.lost` and `job.queued`.
+        """
+
     async def finish(
         self,
         attempt: Attempt,
@@ -191,8 +197,7 @@ class Store(Protocol):
     async def forget(self, *, owner: str, before: float, keep: int) -> int:
         """Forget an owner's ended jobs and all that is known of them; return how many.
 
-        Those that ended before the moment, and of the others all but the latest `keep`. A job that others run after
-        stays while they wait.
+        Those that ended before the moment, and of the others all but the latest `keep`.
         """
 
     async def job_counts(self) -> dict[JobState, int]:

@@ -143,17 +143,15 @@ def _why_expired(row: sqlite3.Row) -> ErrorInfo:
     return QueueTimeout(f"The job waited longer than its queue timeout of {timeouts.queue:g} s.").info
 
 
-def forget(tx: Transaction, owner: str, *, before: float, keep: int) -> Steps[int]:
-    """Forget ended jobs, a hundred at a time."""
+def forget_some(tx: Transaction, owner: str, *, before: float, keep: int) -> Steps[int]:
+    """Forget the oldest ended jobs, a hundred at most; return how many."""
     latest = tx.one(SQL["nth_latest"], (owner, keep - 1))
     values = {"owner": owner, "before": before if latest is None else max(before, latest["finished_at"])}
-    forgotten = 0
-    while found := tx.execute(SQL["forgettable"], values).fetchall():
-        for row in found:
-            _forget(tx, row["n"], row["id"])
-            yield
-        forgotten += len(found)
-    return forgotten
+    found = tx.execute(SQL["forgettable"], values).fetchall()
+    for row in found:
+        _forget(tx, row["n"], row["id"])
+        yield
+    return len(found)
 
 
 def _forget(tx: Transaction, number: int, job_id: str) -> None:

@@ -99,7 +99,7 @@ class SqliteStore:
         job_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Coroutine[Any, Any, tuple[Job, bool]]:
-        """Accept a job once; `build` runs in the writer's thread."""
+        """Accept a job once; `build` runs within the transaction."""
         return self._writer.write(
             lambda tx: submissions.submit(
                 tx, app_id, build, owner=owner, job_id=job_id, idempotency_key=idempotency_key
@@ -160,6 +160,10 @@ class SqliteStore:
         """Move an attempt one step on."""
         return self._writer.write(lambda tx: attempts.advance(tx, attempt, state, message=message))
 
+    def release(self, attempt: Attempt) -> Coroutine[Any, Any, None]:
+        """Put a job back whose attempt has done nothing."""
+        return self._writer.write(lambda tx: attempts.release(tx, attempt))
+
     def finish(
         self,
         attempt: Attempt,
@@ -195,9 +199,15 @@ class SqliteStore:
         """Read the attempts that have not ended."""
         return self._read(attempts.unfinished)
 
-    def forget(self, *, owner: str, before: float, keep: int) -> Coroutine[Any, Any, int]:
-        """Forget ended jobs and all that is known of them."""
-        return self._writer.write(lambda tx: jobs.forget(tx, owner, before=before, keep=keep))
+    async def forget(self, *, owner: str, before: float, keep: int) -> int:
+        """Forget ended jobs and all that is known of them, in writes that let others in between."""
+        forgotten = 0
+        while count := await self._forget_some(owner, before, keep):
+            forgotten += count
+        return forgotten
+
+    def _forget_some(self, owner: str, before: float, keep: int) -> Coroutine[Any, Any, int]:
+        return self._writer.write(lambda tx: jobs.forget_some(tx, owner, before=before, keep=keep))
 
     async def job_counts(self) -> dict[JobState, int]:
         """Count jobs by state."""

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
-from moorage.errors import AppUnavailable, DependencyFailed, IdempotencyConflict, NotFound
+from moorage.errors import AppUnavailable, DependencyFailed, IdempotencyConflict, Invalid, NotFound
 from moorage.model.apps import App
 from moorage.model.jobs import Attempt, Job
 from moorage.model.states import JobState
@@ -140,6 +140,8 @@ def _unfinished(tx: Transaction, job: Job) -> list[int]:
         leader = tx.one(SQL["leader"], (leader_id,))
         if leader is None:
             raise NotFound(f"There is no job {leader_id} to run after.")
+        if leader["lane"] is not None:
+            raise Invalid(f"Job {leader_id} leaves no files: no job can run after it.")
         if leader["state"] in _HOPELESS:
             raise DependencyFailed(f"Job {leader_id}, which this one is to run after, {leader['state']}.")
         if leader["state"] != JobState.SUCCEEDED:

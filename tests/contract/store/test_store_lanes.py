@@ -250,6 +250,23 @@ async def test_a_claimed_job_of_a_lane_runs_at_once(store: Store, clock: Clock):
     assert (await finish(store, attempt)).state is JobState.SUCCEEDED
 
 
+async def test_a_job_whose_attempt_did_nothing_is_put_back_and_costs_it_no_retry(store: Store):
+    await waiting(store, "first", lost_retries=0)
+    await waiting(store, "second")
+    attempt = await claim(store, "first")
+    await store.release(attempt)
+    assert await store.lane("l") == ["first", "second"]
+    assert await store.running() == []
+    assert (await topics(store, "first"))[-2:] == ["attempt.lost", "job.queued"]
+    with pytest.raises(LeaseLost):
+        await store.release(attempt)
+    with pytest.raises(LeaseLost):
+        await finish(store, attempt)
+    again = await claim(store, "first")
+    assert again.lease > attempt.lease
+    assert (await finish(store, again)).state is JobState.SUCCEEDED
+
+
 async def test_lists_tell_those_that_have_ended_from_those_that_have_not(store: Store, clock: Clock):
     await waiting(store, "waits", labels={"c": "x"})
     await start(store, "runs", labels={"c": "x"})
@@ -321,7 +338,7 @@ async def test_only_what_has_ended_is_forgotten_and_only_of_the_owner(store: Sto
     assert await store.forget(owner="eve", before=FOREVER, keep=1) == 0
 
 
-async def test_a_job_that_others_wait_for_stays_until_they_do_not(store: Store, clock: Clock):
+async def test_a_job_that_others_wait_for_is_not_forgotten(store: Store, clock: Clock):
     clock.now = 1.0
     await waiting(store, "leader")
     follower = await submit(store, "follower", after=("leader",))

@@ -1,7 +1,10 @@
 """How a container of a configuration is run: from an image, from a folder, or by somebody else at an address."""
 
+import asyncio
+import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +12,10 @@ import aiohttp
 
 from moorage.layers.python import python_runtime
 from moorage.model.limits import Limits
-from moorage.networks.base import Endpoint, Services, ServiceSpec
+from moorage.networks.base import Context, Endpoint, Services, ServiceSpec
 from moorage.networks.infernet.calls import Calls, remote, through
 from moorage.networks.infernet.config import Container
-from moorage.networks.infernet.manifest import layer_of
+from moorage.networks.infernet.manifest import NETWORK, layer_of
 from moorage.sandbox.base import HOME, Credentials, ImageSpec, ProcessSpec, ReadOnly
 
 INSIDE = 3000
@@ -44,13 +47,36 @@ def service_of(
     )
 
 
+def app_service_of(container: Container, ctx: Context) -> ServiceSpec:
+    """Say how a container of an app is started for its jobs: within what a job may use, and apart from what is served.
+
+    Jobs share it if they are of the same files and ask for the same.
+    """
+    limits, isolation = ctx.job.spec.limits, ctx.job.spec.isolation
+    asked = f"{ctx.job.app_digest} {limits} {isolation}"
+    key = f"{NETWORK}:{container.id}@{hashlib.sha256(asked.encode()).hexdigest()[:32]}"
+    if container.moorage.directory is not None:
+        container = replace(container, moorage=replace(container.moorage, isolation=isolation))
+    service = service_of(container, key=key, layers=ctx.layers)
+    if isinstance(service.process, ImageSpec):
+        name = f"moorage-{key.rpartition('@')[2]}"  # one that no served container can have
+        return replace(service, process=replace(service.process, name=name, limits=limits))
+    return replace(service, process=replace(service.process, limits=limits))
+
+
 def is_published(container: Container) -> bool:
     """Tell whether a container gets a port of this machine; the others have addresses or networks of their own."""
     return container.moorage.directory is None and container.moorage.network != "none"
 
 
-def calls_of(container: Container, services: Services, service: ServiceSpec | None, url: str = "") -> Calls:
-    """Make what asks a container, that of a service or that at an address."""
+def calls_of(
+    container: Container,
+    services: Services,
+    service: ServiceSpec | None,
+    url: str = "",
+    slots: asyncio.Semaphore | None = None,
+) -> Calls:
+    """Make what asks a container, that of a service or that at an address; `slots` if it shares them with others."""
     extras = container.moorage
     return Calls(
         container.id,
@@ -60,7 +86,7 @@ def calls_of(container: Container, services: Services, service: ServiceSpec | No
         timeout=extras.timeout,
         stream_idle_timeout=extras.stream_idle_timeout,
         stream_timeout=extras.stream_timeout,
-        concurrency=extras.concurrency,
+        slots=slots or asyncio.Semaphore(extras.concurrency),
         accept_error_status=extras.accept_error_status,
     )
 

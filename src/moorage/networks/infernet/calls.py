@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -81,7 +81,7 @@ async def remote() -> AsyncIterator[Endpoint]:
 
 
 class Calls:
-    """Asks one container, with connections that are kept and `concurrency` requests at once."""
+    """Asks one container, with connections that are kept; `slots` bounds the requests at once."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Calls:
         timeout: float = 180.0,
         stream_idle_timeout: float = 60.0,
         stream_timeout: float = 3600.0,
-        concurrency: int = 16,
+        slots: asyncio.Semaphore | None = None,
         accept_error_status: bool = False,
     ) -> None:
         self.name, self._acquire, self._timeout = name, acquire, timeout
@@ -102,7 +102,7 @@ class Calls:
         self._idle, self._longest = stream_idle_timeout, stream_timeout
         self._accept_error_status = accept_error_status
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {bearer}"} if bearer else {})
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = slots or asyncio.Semaphore(16)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -140,12 +140,17 @@ class Calls:
 
         Raises ContainerError, before the first byte or after any.
         """
-        until = asyncio.get_running_loop().time() + self._longest
         limits = aiohttp.ClientTimeout(total=None, sock_read=self._idle)
-        # What takes the bytes may take its time: a limit around that would end it, and not the reading.
-        async with _translated(self._longest, self._idle), AsyncExitStack() as stack:
+        async with (
+            self._slots,
+            self._ready() as session,
+            _translated(self._longest, self._idle),
+            AsyncExitStack() as stack,
+        ):
+            # What takes the bytes may take its time: a limit around that would end it, and not the reading.
+            until = asyncio.get_running_loop().time() + self._longest
             async with asyncio.timeout_at(until):
-                response = await stack.enter_async_context(self._exchange(body, limits))
+                response = await stack.enter_async_context(self._post(session, body, limits))
                 if not 200 <= response.status < 300:
                     raise ContainerError(error_of(response.status, await _head(response)))
             while True:
@@ -156,21 +161,18 @@ class Calls:
                 yield chunk
 
     @asynccontextmanager
-    async def exchange(
-        self, body: bytes, *, within: float, idle: float | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def exchange(self, body: bytes, *, within: float) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send what a container is asked and give its answer once that begins; its body is still to be read.
 
-        It may take `within` seconds in all, and be silent for `idle`.
+        It may take `within` seconds from when the container is ready and free.
         Raises ContainerError, also for what goes wrong while the body is read.
         """
-        limits = _UNLIMITED if idle is None else aiohttp.ClientTimeout(total=None, sock_read=idle)
-        async with _bounded(within, idle), self._exchange(body, limits) as response:
-            yield response
-
-    @asynccontextmanager
-    async def _exchange(self, body: bytes, limits: aiohttp.ClientTimeout) -> AsyncIterator[aiohttp.ClientResponse]:
-        async with self._slots, self._ready() as session, self._post(session, body, limits) as response:
+        async with (
+            self._slots,
+            self._ready() as session,
+            _bounded(within),
+            self._post(session, body, _UNLIMITED) as response,
+        ):
             yield response
 
     async def resources(self, model_id: str | None, *, within: float) -> JSON:
@@ -192,7 +194,7 @@ class Calls:
         async with (
             _bounded(within),
             self._ready() as session,
-            session.get(self._url + path, params=query, headers=self._headers) as response,
+            self._send(session, "GET", f"{self._url}{path}{_query(query)}", _UNLIMITED) as response,
         ):
             yield response
 
@@ -230,14 +232,24 @@ class Calls:
         except MoorageError as error:
             raise ContainerError(f"Cannot connect to host {self.name}: {error.message}") from error
 
-    @asynccontextmanager
-    async def _post(
+    def _post(
         self, session: aiohttp.ClientSession, body: bytes, limits: aiohttp.ClientTimeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._send(session, "POST", f"{self._url}/service_output", limits, body)
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        limits: aiohttp.ClientTimeout,
+        body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = f"{self._url}/service_output"
+        """Send a request, also to where the answer says, but never to another host: that may be one of ours."""
         for _ in range(REDIRECTS + 1):
-            async with session.post(
-                url, data=body, headers=self._headers, allow_redirects=False, timeout=limits
+            async with session.request(
+                method, url, data=body, headers=self._headers, allow_redirects=False, timeout=limits
             ) as response:
                 target = _redirected(url, response)
                 if target is None:
@@ -281,8 +293,16 @@ def _redirected(url: str, response: aiohttp.ClientResponse) -> str | None:
     """Tell where an answer says that the same request is to be sent, if that is on the same host."""
     if response.status not in _KEEPS_BODY:
         return None
-    target = urljoin(url, response.headers.get("Location", ""))
-    return target if target != url and urlsplit(target).netloc == urlsplit(url).netloc else None
+    try:
+        target = urljoin(url, response.headers.get("Location", ""))
+        same = urlsplit(target)[:2] == urlsplit(url)[:2]
+    except ValueError:
+        return None
+    return target if same and target != url else None
+
+
+def _query(query: Mapping[str, str] | None) -> str:
+    return f"?{urlencode(query)}" if query else ""
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

@@ -184,7 +184,7 @@ class Server:
     max_body: Bytes = MAX_BODY
     max_batch: Positive = 1000
     max_queue: Positive = 10_000
-    """Jobs that may wait; further ones are refused."""
+    """Jobs that may wait for the same first container; further ones are refused."""
     trusted_proxies: tuple[Source, ...] = ()
     """Whose `X-Forwarded-For` tells the client's address; otherwise it is that of the connection."""
 

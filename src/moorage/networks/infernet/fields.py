@@ -104,7 +104,11 @@ PrivateKey = Annotated[str, AfterValidator(_private_key)]
 Source = Annotated[IPv4Network | IPv6Network, PlainValidator(_source)]
 """A range of client addresses; IPv4 in IPv6 is IPv4."""
 ContainerId = Annotated[str, _text(r"[^,\s\x00-\x1f\x7f]+", "must have at least one character, and no comma or blank")]
-Url = Annotated[str, _text(r"(https?://[^/\s]\S*)?", "must start with http:// or https:// and a host"), _BASE]
+Url = Annotated[
+    str,
+    _text(r"(https?://[^/\s?#@]+(/[^\s?#]*)?)?", "must be http:// or https://, a host and at most a path"),
+    _BASE,
+]
 RpcUrl = Annotated[str, _text(r"(https?|wss?)://[^/\s]\S*", "must start with http(s):// or ws(s):// and a host")]
 Bearer = Annotated[str, _text(r"[!-~]*", "must be visible ASCII characters without blanks")]
 HealthPath = Annotated[str, _text(r"/[!-~]*", "must start with `/` and have no blank")]

@@ -26,8 +26,8 @@ from moorage.store.base import AppFilter
 
 log = structlog.get_logger(__name__)
 
-OPERATOR = Caller(name="infernet")
-"""Owner of the apps and jobs of a served configuration."""
+OPERATOR = Caller(name="infernet:", operator=True)
+"""Owner of the apps and jobs of a served configuration; no token can have this name."""
 ANCHOR = "infernet-node"
 """The app in whose name the jobs run; what they ask are the containers of the configuration as it is now."""
 NO_STORE = 1.0
@@ -48,7 +48,7 @@ class Fleet:
     """Starts the containers, tells which of them run, and gives what asks them."""
 
     def __init__(self, port: Port, config: Config, path: Path) -> None:
-        self._port, self._config, self._path = port, config, path
+        self._port, self._config, self._document = port, config, load(path)
         docker = config.docker
         self._credentials = None if docker is None else Credentials(username=docker.username, password=docker.password)
         self._members = {container.id: _Member(container=container) for container in config.containers}
@@ -91,7 +91,7 @@ class Fleet:
     def _runs(self, member: _Member) -> bool:
         if member.service is None:
             return not self._config.manage_containers
-        return self._port.services.state(member.service.key).state == "ready"
+        return self._state(member.service) == "ready"
 
     def _ports(self) -> dict[str, int]:
         """Choose the host ports of images; a folder's container has a network of its own."""
@@ -126,11 +126,11 @@ class Fleet:
 
     async def _install(self, container: Container) -> Mapping[str, Path]:
         """Make an app of a container's folder, with its Python environment."""
-        app = await self._app(f"{NETWORK}:{container.id}", self._packed(container))
+        app = await self._app(f"{NETWORK}:{container.id}", await asyncio.to_thread(self._packed, container))
         return self._port.layer_paths(app)
 
     def _packed(self, container: Container) -> Path:
-        (entry,) = (each for each in load(self._path)["containers"] if each["id"] == container.id)
+        (entry,) = (each for each in self._document["containers"] if each["id"] == container.id)
         source = self._port.staging()
         packed = pack_container(entry, container, source)
         (source / FILE).write_text(json.dumps({"containers": [{**packed, "volumes": []}]}))
@@ -181,7 +181,11 @@ class Fleet:
         self.settled = True
 
     def _starts(self, member: _Member) -> bool:
-        return member.service is not None and self._port.services.state(member.service.key).state == "starting"
+        return member.service is not None and self._state(member.service) == "starting"
+
+    def _state(self, service: ServiceSpec) -> str | None:
+        state = self._port.services.state(service.key)
+        return None if state is None else state.state
 
 
 _NOBODY: dict[str, JSON] = {"id": "nobody"}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moorage.blobs.names import shown
-from moorage.errors import BadManifest, SourceNotFound
+from moorage.errors import BadApp, BadManifest, SourceNotFound
 from moorage.model.jobs import JSON
 from moorage.networks.base import Manifest, PythonEnvironment
 from moorage.networks.infernet import config
@@ -63,6 +63,7 @@ def read(source: Path) -> Manifest:
         data={"containers": [_facts(container) for container in found.containers]},
         ignore=IGNORED,
         warnings=found.warnings,
+        operator_only=tuple(_operator_only(found)),
     )
 
 
@@ -88,6 +89,18 @@ def configured(source: Path) -> Config:
             hint=f'Say how it starts, in {APP_FILE}: network = "infernet" and command = ["python", "app.py"].',
         )
     return _contained(_from_app_file(source), source)
+
+
+def _operator_only(found: Config) -> Iterator[str]:
+    """Say what of the operator's an app would use: its network, its devices, its engine's settings and volumes."""
+    for container in found.containers:
+        extras = container.moorage
+        if not found.manage_containers:
+            yield f"requests to an address ({container.id})"
+        elif extras.network == "internet" or (extras.network is None and extras.directory is None):
+            yield f"access to the network ({container.id})"
+        asked = {"gpu": container.gpu, "volumes": container.volumes, "moorage.isolation": extras.isolation}
+        yield from (f"`{key}` ({container.id})" for key, value in asked.items() if value)
 
 
 def layer_of(container: Container) -> str:
@@ -156,6 +169,11 @@ def _contained(found: Config, source: Path) -> Config:
         folder = container.moorage.directory
         if folder is not None and not folder.resolve().is_relative_to(source.resolve()):
             raise BadManifest(f"Container {container.id}: `moorage.directory` is outside of the app's folder.")
+        if folder is not None and container.moorage.isolation is not None:
+            raise BadManifest(
+                f"Container {container.id}: an app does not choose its isolation.",
+                hint="Choose it with `--isolation` when you run it.",
+            )
         for volume in container.volumes:
             if "/" in volume.partition(":")[0]:
                 raise BadManifest(
@@ -170,23 +188,28 @@ def _environments(source: Path, found: Config) -> Iterator[tuple[str, PythonEnvi
     for container in found.containers:
         folder = container.moorage.directory
         if folder is not None:
-            requirements = folder / _requirements(source)
-            path = requirements.resolve().relative_to(source.resolve()) if requirements.is_file() else None
-            yield layer_of(container), PythonEnvironment(requirements=None if path is None else path.as_posix())
+            yield layer_of(container), PythonEnvironment(requirements=_requirements(source, folder))
 
 
-def _requirements(source: Path) -> str:
-    if not (source / APP_FILE).is_file():
-        return REQUIREMENTS
-    app_file, _ = read_app_file(source, NETWORK, Knobs)
-    if app_file.python is not None and not (source / app_file.python).is_file():
-        raise BadManifest(f"{APP_FILE}: `python` names {app_file.python!r}, which is no file of the app.")
-    return app_file.python or REQUIREMENTS
+def _requirements(source: Path, folder: Path) -> str | None:
+    """Find the requirements file of a folder, as its path within the app."""
+    named = None
+    if (source / APP_FILE).is_file():
+        named = read_app_file(source, NETWORK, Knobs)[0].python
+    path = (folder / (named or REQUIREMENTS)).resolve()
+    if path.is_relative_to(source.resolve()) and path.is_file():
+        return path.relative_to(source.resolve()).as_posix()
+    if named is not None:
+        raise BadManifest(f"{APP_FILE}: `python` names {named!r}, which is no file of the app.")
+    return None
 
 
 def _facts(container: Container) -> dict[str, JSON]:
     """Give what anybody may know of a container: no secrets."""
-    return {"id": container.id, "image": container.image, "description": container.description}
+    extras = container.moorage
+    limits = {"memory": extras.memory, "cpus": extras.cpus, "pids": extras.pids}
+    facts = {"id": container.id, "image": container.image, "description": container.description}
+    return {**facts, "limits": {name: value for name, value in limits.items() if value is not None}}
 
 
 def _pack_one(target: Path, container: dict[str, JSON], *, managed: bool) -> str:
@@ -222,8 +245,18 @@ def pack_container(entry: Mapping[str, JSON], container: Container, target: Path
             f"Container {shown(container.id)}: the id of one with `moorage.directory` names a folder.",
             hint="Use letters, digits, `.`, `_` and `-`.",
         )
-    shutil.copytree(folder, target / container.id, ignore=shutil.ignore_patterns(*IGNORED), symlinks=True)
+    try:
+        shutil.copytree(folder, target / container.id, ignore=shutil.ignore_patterns(*IGNORED), symlinks=True)
+    except OSError as error:  # also what copytree makes of several
+        raise BadApp(f"The folder of container {container.id} cannot be copied: {_first(error)}.") from None
     return {**entry, "moorage": {**_table(entry.get("moorage")), "directory": container.id}}
+
+
+def _first(error: OSError) -> str:
+    """Say what went wrong first: copytree gives a list of places and reasons."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return str(error.args[0][0][2])
+    return str(error)
 
 
 def _name(reference: str) -> str:

@@ -7,15 +7,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from moorage.errors import Invalid, JobTimedOut
 from moorage.model.apps import App
 from moorage.model.jobs import JSON, JobSpec, Result
-from moorage.model.limits import Limits
 from moorage.networks.base import Context, Finding, Manifest, Port, Surface
 from moorage.networks.infernet import chain, manifest
 from moorage.networks.infernet.chain import SMALL, Request
-from moorage.networks.manifest import unknown_key
+from moorage.networks.infernet.config import Container
+from moorage.networks.manifest import unknown_key, with_declared
 
 if TYPE_CHECKING:
     # Their HTTP client takes longer to import than a command line may take to start.
@@ -37,6 +38,7 @@ class Infernet:
 
     def __init__(self) -> None:
         self._served: InfernetSurface | None = None
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def recognizes(self, source: Path) -> bool:
         """Tell whether a folder is an Infernet app."""
@@ -55,17 +57,19 @@ class Infernet:
 
         Raises Invalid.
         """
-        known = [container["id"] for container in app.manifest["containers"]]
-        if spec.mode == "check":
-            whole = spec.parameters.keys() >= {"containers", "data"}
-            return replace(spec, lost_retries=0, parameters=spec.parameters["data"] if whole else spec.parameters)
-        request = _request(spec.parameters, known)
-        if spec.mode == "stream" and len(request.containers) > 1:
-            raise Invalid("Only one container can stream.")
         if spec.limits is SMALL:
             return spec  # of our own surface, which says all of it
-        limits = SMALL if spec.limits == Limits() else spec.limits
-        return replace(spec, parameters=request.parameters, limits=limits, lost_retries=0)
+        known = {container["id"]: container for container in app.manifest["containers"]}
+        spec = replace(spec, lost_retries=0)
+        for container in known.values():
+            spec = with_declared(spec, container["limits"])
+        if spec.mode == "check":
+            whole = spec.parameters.keys() >= {"containers", "data"}
+            return replace(spec, parameters=spec.parameters["data"] if whole else spec.parameters)
+        request = _request(spec.parameters, tuple(known))
+        if spec.mode == "stream" and len(request.containers) > 1:
+            raise Invalid("Only one container can stream.")
+        return replace(spec, parameters=request.parameters)
 
     def parse_settings(self, settings: Mapping[str, str]) -> Mapping[str, JSON]:
         """Turn `--set KEY=VALUE` pairs into the data; VALUE is JSON, or else text as it stands."""
@@ -83,8 +87,13 @@ class Infernet:
         except TimeoutError:
             return Result(error=JobTimedOut(f"The job did not end within {execution:g} s.").info, timed_out=True)
         ctx.collecting()
+        if result.error is not None:
+            self._tell(ctx)
         if ctx.job.spec.mode == "run" and result.error is None:
-            ctx.log("stdout", json.dumps(result.value[-1]["output"], ensure_ascii=False).encode() + b"\n")
+            ctx.log(
+                "stdout",
+                json.dumps(result.value[-1]["output"], ensure_ascii=False).encode(errors="backslashreplace") + b"\n",
+            )
         return result
 
     async def _ask(self, ctx: Context) -> Result:
@@ -108,7 +117,19 @@ class Infernet:
             several = len(containers) > 1
             findings += (replace(each, rule=f"{container.id}: {each.rule}") if several else each for each in found)
         ctx.collecting()
+        if any(finding.verdict == "failed" for finding in findings):
+            self._tell(ctx)
         return tuple(findings)
+
+    def _tell(self, ctx: Context) -> None:
+        """Write into the job's log what its containers said last, for whoever looks for the reason."""
+        from moorage.networks.infernet.backends import app_service_of
+
+        app = manifest.installed(ctx.layers["app"])
+        for container in app.containers if app.manage_containers else ():
+            state = ctx.services.state(app_service_of(container, ctx).key)
+            if state is not None:
+                ctx.log("stderr", state.log_tail.encode())
 
     def surface(self, port: Port) -> Surface | None:
         """Serve the network's own node, if the configuration names a `config.json`."""
@@ -125,7 +146,7 @@ class Infernet:
         if self._served is not None and self._served.serves(ctx.app):
             yield tuple(self._served.calls(name) for name in names)
             return
-        from moorage.networks.infernet.backends import address_of, calls_of, service_of
+        from moorage.networks.infernet.backends import address_of, app_service_of, calls_of
 
         app = manifest.installed(ctx.layers["app"])
         containers = {container.id: container for container in app.containers}
@@ -134,11 +155,15 @@ class Infernet:
             for name in names:
                 container, service = containers[name], None
                 if app.manage_containers:
-                    key = f"{manifest.NETWORK}:{name}@{ctx.job.app_digest[:12]}"
-                    service = service_of(container, key=key, layers=ctx.layers)
-                calls = calls_of(container, ctx.services, service, address_of(container))
+                    service = app_service_of(container, ctx)
+                slots = self._slots_of(service.key if service else address_of(container), container)
+                calls = calls_of(container, ctx.services, service, address_of(container), slots)
                 asked.append(await stack.enter_async_context(calls))
             yield tuple(asked)
+
+    def _slots_of(self, key: str, container: Container) -> asyncio.Semaphore:
+        """Give what bounds the requests at once of all jobs that share a container."""
+        return self._slots.setdefault(key, asyncio.Semaphore(container.moorage.concurrency))
 
     def _outlet(self, ctx: Context) -> tuple[chain.Write, chain.Left]:
         """Give where the bytes of a stream go: to the client that waits for them, or to the job's log."""

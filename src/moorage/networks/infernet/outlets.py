@@ -20,7 +20,8 @@ APART = 0.01
 class Outlet:
     """Takes the bytes of one job, at the pace of its client."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
         self._opened = asyncio.Event()
         self._send: Send | None = None
         self._begin: Callable[[], Awaitable[None]] | None = None
@@ -33,7 +34,7 @@ class Outlet:
         """Whether the client is gone."""
 
     async def write(self, chunk: bytes) -> None:
-        """Pass bytes on, once the client can take them.
+        """Pass bytes on, once the client can take them; it has `patience` seconds for each piece.
 
         Raises ConnectionError when it has left.
         """
@@ -43,7 +44,12 @@ class Outlet:
         if (early := self._first_at - time.monotonic()) > 0:
             await asyncio.sleep(early)
             send = await self._taken()
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async with asyncio.timeout(self._patience):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:  # a client that takes nothing must not hold the container for ever
+            self.leave()
+            raise ConnectionResetError from None
 
     def attach(self, send: Send, begin: Callable[[], Awaitable[None]]) -> None:
         """Take a client on; `begin` sends what comes before the first byte."""

@@ -67,7 +67,7 @@ class _Stop(Exception):
 
     def __init__(self, status: int, body: JSON, **headers: str) -> None:
         super().__init__(status)
-        self.response = _json(body, status, headers)
+        self.body, self.response = body, _json(body, status, headers)
 
 
 class InfernetSurface:
@@ -119,7 +119,7 @@ class InfernetSurface:
         """Give where the bytes of a streaming job go."""
         outlet = self._outlets.get(job_id)
         if outlet is None:  # an earlier node had its client
-            outlet = Outlet()
+            outlet = Outlet(0.0)
             outlet.leave()
         return outlet
 
@@ -173,15 +173,16 @@ class InfernetSurface:
                 return False
             if name == b"host":
                 host = value
-        return client is not None and (_names_loopback(host) or not self._is_on_this_machine(client[0]))
+        return client is not None and (_names_loopback(host) or not self._is_on_this_machine(client[0], scope))
 
-    def _is_on_this_machine(self, address: str) -> bool:
+    def _is_on_this_machine(self, address: str, scope: Mapping[str, Any]) -> bool:
         """Tell whether it may be a browser of this machine that asks, on behalf of a page that calls us by its name."""
         try:
             client = policy.client(address)
         except ValueError:
             return True
-        return client.is_loopback and not any(client in proxy for proxy in self._config.server.trusted_proxies)
+        here = client.is_loopback or address == (scope.get("server") or ("",))[0]
+        return here and not any(client in proxy for proxy in self._config.server.trusted_proxies)
 
     # what every request goes through
 
@@ -302,8 +303,8 @@ class InfernetSurface:
             return {"id": await self._submit(item, client, mode="run")}
         except MoorageError as error:
             return {"error": error.message, "params": {}}
-        except _Stop:
-            return {"error": "The queue is full", "params": {}}
+        except _Stop as stop:
+            return {**stop.body, "params": {}}
 
     async def _stream(self, request: Request, client: Client) -> Response | StreamedResponse:
         found = await _parsed(wire.parse, await self._body(request, json=True))
@@ -314,7 +315,8 @@ class InfernetSurface:
             return _json(refusal.document, 405)
         if len(found.containers) > 1:
             return _json({"error": "containers: only one can stream"}, 400)
-        job_id, outlet = str(uuid4()), Outlet()
+        container = self._fleet.containers[found.containers[0]]
+        job_id, outlet = str(uuid4()), Outlet(container.moorage.stream_idle_timeout)
         self._outlets[job_id] = outlet
         try:
             await self._submit(found, client, mode="stream", job_id=job_id)
@@ -347,6 +349,8 @@ class InfernetSurface:
         intermediate = query.get("intermediate", "").lower() == "true"
         wait = _number(query, "wait", 0.0, LONGEST_WAIT)
         ids = list(dict.fromkeys(ids))
+        if len(ids) > LISTED:
+            raise BadBody(f"id: holds more than {LISTED} ids")
         if wait:
             await self._wait(request, ids, wait)
         results = [await self._result(job_id, client) for job_id in ids]
@@ -385,7 +389,8 @@ class InfernetSurface:
         """
         if not self._open or self._fleet.app_id is None:
             raise _Stop(503, {"error": "The node is starting"}, **{"retry-after": "1"})
-        if self._port.lane_load().waiting >= self._config.server.max_queue:
+        lane = f"{NETWORK}:{found.containers[0]}"
+        if self._port.lane_load(lane).waiting >= self._config.server.max_queue:
             raise _Stop(503, {"error": "The queue is full"}, **{"retry-after": "1"})
         request = chain.Request(containers=found.containers, data=found.data, requires_proof=found.requires_proof)
         spec = JobSpec(
@@ -396,7 +401,6 @@ class InfernetSurface:
             labels={CLIENT: str(client)},
             mode=mode,
         )
-        lane = f"{NETWORK}:{found.containers[0]}"
         return (await self._port.submit(spec, caller=OPERATOR, job_id=job_id or str(uuid4()), lane=lane)).id
 
     async def _own(self, job_id: str) -> Job | None:
@@ -443,8 +447,8 @@ class InfernetSurface:
 
 @lru_cache(maxsize=256)
 def _names_loopback(host: bytes) -> bool:
-    name = urlsplit(f"//{host.decode('latin-1')}").hostname or ""
     try:
+        name = urlsplit(f"//{host.decode('latin-1')}").hostname or ""
         return name == "localhost" or policy.client(name).is_loopback
     except ValueError:
         return False

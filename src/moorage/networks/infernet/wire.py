@@ -16,6 +16,9 @@ from moorage.model.jobs import JSON
 MAX_DEPTH = 100
 """Levels of lists and objects within each other; whatever is read here can be written within other JSON again."""
 
+MAX_CHAIN = 64
+"""Containers that one job may ask, one after the other."""
+MAX_ID = 255
 WHITESPACE = " \t\n\r"
 """What may stand around JSON."""
 
@@ -123,7 +126,7 @@ Hash = Annotated[str, _hexadecimal(32)]
 class OffchainRequest:
     """A job whose result is fetched from this node; `containers` are the names of a chain, in order."""
 
-    containers: tuple[Text, ...]
+    containers: Annotated[tuple[Text, ...], Field(max_length=MAX_CHAIN)]
     data: dict[Any, JSON]
     requires_proof: OptionalFlag = False
 
@@ -270,7 +273,7 @@ def _explained(failure: ValidationError) -> str:
 class StatusReport:
     """What a container says of a job of its own (section 4.8)."""
 
-    id: Text
+    id: Annotated[Text, Field(max_length=MAX_ID)]
     status: State
     containers: tuple[Text, ...]
 

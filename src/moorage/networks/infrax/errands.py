@@ -33,7 +33,7 @@ from moorage.store.base import AppFilter
 
 log = structlog.get_logger(__name__)
 
-ROUTER = Caller(name="infrax-router")
+ROUTER = Caller(name="infrax:router")
 """Owner of everything that the router asks for; it alone decides who may run its apps."""
 ROUTER_ID = "router_id"
 """Where an app's `meta` keeps the router's id of it."""

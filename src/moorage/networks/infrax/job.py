@@ -40,22 +40,18 @@ async def check(ctx: Context) -> tuple[Finding, ...]:
     process = await ctx.start(replace(_process(ctx, knobs_of(ctx.app)), argv=_compiler(ctx), interpreter=()))
     ctx.started()
     outcome = await ctx.supervise(process)
+    if outcome.cut is not None:
+        raise JobCancelled if outcome.cut == "cancel" else JobTimedOut
     ctx.collecting()
     rule = "main.py is valid Python"
     if outcome.exit.status == 0:
         return (Finding(rule=rule, verdict="passed"),)
-    return (
-        Finding(
-            rule=rule,
-            verdict="failed",
-            message="It cannot be compiled.",
-            hint="Read the error with `moorage job logs`.",
-        ),
-    )
+    hint = "Read the error with `moorage job logs`."
+    return (Finding(rule=rule, verdict="failed", message="It cannot be compiled.", hint=hint),)
 
 
 def _compiler(ctx: Context) -> tuple[str, ...]:
-    return python_runtime(ctx.layers["python"]).python, "-c", f"compile(open('{MAIN}').read(), '{MAIN}', 'exec')"
+    return python_runtime(ctx.layers["python"]).python, "-c", f"compile(open('{MAIN}', 'rb').read(), '{MAIN}', 'exec')"
 
 
 async def _lay_out(ctx: Context) -> None:

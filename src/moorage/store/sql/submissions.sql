@@ -20,7 +20,7 @@ VALUES
 INSERT INTO job_labels (key, value, job) VALUES (?, ?, ?)
 
 -- name: leader
-SELECT n, state FROM jobs WHERE id = ?
+SELECT n, state, lane FROM jobs WHERE id = ?
 
 -- name: follow
 INSERT INTO job_after (leader, follower) VALUES (?, ?)

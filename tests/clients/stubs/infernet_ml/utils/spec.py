@@ -1,0 +1,3 @@
+"""The one name that infernet-client takes, as the type of an answer."""
+
+ServiceResources = dict
