@@ -307,7 +307,7 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         (one_container(id="a\0"), "`containers[0].id`: must have at least one character, and no comma or blank."),
         (one_container(id=5), "`containers[0].id`: Input should be a valid string."),
         (one_container(port=0), "`containers[0].port`: Input should be greater than or equal to 1."),
-        (one_container(url="ftp://x"), "`containers[0].url`: must start with http:// or https:// and a host."),
+        (one_container(url="ftp://x"), "`containers[0].url`: must be http:// or https://, a host and at most a path."),
         (one_container(bearer="a\nb"), "`containers[0].bearer`: must be visible ASCII"),
         (one_container(allowed_ips=["10.0.0.300"]), "`containers[0].allowed_ips[0]`: must be an IP address or a range"),
         (one_container(allowed_ips=[5]), "`containers[0].allowed_ips[0]`: must be an IP address or a range"),
