@@ -51,18 +51,16 @@ class Front:
         self._app = app
         self._stopping = asyncio.ensure_future(app.state.stopping.wait())
         self._others = [
-            (path, metrics.Counted(problems.Guard(surface.app), app.state.metrics))
+            (surface, metrics.Counted(problems.Guard(surface.app), app.state.metrics))
             for surface in surfaces
             if surface.app is not None
-            for path in surface.paths
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         scope["moorage.stopping"] = self._stopping
-        path = scope["path"]
-        for own, other in self._others:
-            if path == own or (own.endswith("/") and path.startswith(own)):
+        for surface, other in self._others:
+            if surface.answers(scope["path"]):
                 await other(scope, receive, send)
                 return
         await self._app(scope, receive, send)

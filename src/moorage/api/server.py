@@ -60,7 +60,7 @@ async def serve(
     with contextlib.ExitStack() as stack:
         url = None
         if host is not None:
-            admits = [surface.admits for surface in node.surfaces if surface.admits is not None]
+            admits = [surface.lets_in for surface in node.surfaces if surface.admits is not None]
             await require_safe_address(host, app.state.tokens, admits=admits)
             listener = stack.enter_context(_tcp(host, port))
             ends.append((Access(front, app.state.tokens, host=host, admits=admits), listener))

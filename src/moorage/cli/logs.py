@@ -8,12 +8,12 @@ from structlog.typing import EventDict, Processor
 
 JSON: tuple[Processor, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.dict_tracebacks,
+    structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
     structlog.processors.JSONRenderer(),
 )
 PEOPLE: tuple[Processor, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=False),
-    structlog.dev.ConsoleRenderer(),
+    structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
 )
 
 

@@ -1,5 +1,6 @@
 """`moorage serve`: the node as a service."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,8 @@ def serve(
     data_dir: Annotated[Path | None, help_of("Where everything durable is kept. [$MOORAGE_DATA_DIR]")] = None,
     config: Annotated[Path | None, help_of("TOML file with settings; flags overrule it.")] = None,
     infernet_config: Annotated[
-        Path | None, help_of("An Infernet node's config.json: run its containers, and answer its clients.")
+        Path | None,
+        help_of("An Infernet node's config.json: run its containers, and answer its clients. [$INFERNET_CONFIG_PATH]"),
     ] = None,
 ) -> None:
     """Run the node and its HTTP API until it is stopped.
@@ -27,6 +29,8 @@ def serve(
     from moorage.cli.logs import log_everything
     from moorage.cli.settings import settings
 
+    if infernet_config is None and "INFERNET_CONFIG_PATH" in os.environ:
+        infernet_config = Path(os.environ["INFERNET_CONFIG_PATH"])
     found = settings(config, infernet_config, host=host, port=port, data_dir=data_dir)
     log_everything(found.log)
     serving.serve(found.node)

@@ -290,7 +290,18 @@ class Surface:
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
     admits: Callable[[Mapping[str, Any]], bool] | None = None
-    """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token."""
+    """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token; of `app` alone
+    those for its `paths`."""
+
+    def answers(self, path: str) -> bool:
+        """Tell whether the application answers a path."""
+        return any(path == own or (own.endswith("/") and path.startswith(own)) for own in self.paths)
+
+    def lets_in(self, scope: Mapping[str, Any]) -> bool:
+        """Tell whether a request is let in without a token."""
+        if self.admits is None or (self.app is not None and not self.answers(scope["path"])):
+            return False
+        return self.admits(scope)
 
 
 class Network(Protocol):

@@ -68,7 +68,7 @@ class ProcessSpec:
 
     argv: tuple[str, ...]
     cwd: str
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     """The whole environment: nothing is inherited."""
     mounts: tuple[Mount, ...] = ()
     interpreter: tuple[ReadOnly, ...] = ()
@@ -101,7 +101,7 @@ class ImageSpec:
     """Name of the container; one of this name that is not this node's own is never touched."""
     command: tuple[str, ...] = ()
     """Arguments for the image's entry point; empty leaves those of the image."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     volumes: tuple[str, ...] = ()
     """As `docker run -v` takes them."""
     gpu: bool = False

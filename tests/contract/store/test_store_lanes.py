@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moorage.errors import AppUnavailable, IdempotencyConflict, LeaseLost, NotFound
+from moorage.errors import AppUnavailable, IdempotencyConflict, Invalid, LeaseLost, NotFound
 from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.model.jobs import Attempt, Job, Result
@@ -212,12 +212,22 @@ async def test_a_lane_gives_neither_what_runs_nor_what_has_ended_nor_what_waits_
     for job_id in ("a", "b", "c"):
         await waiting(store, job_id)
     await start(store, "begun")
-    await waiting(store, "blocked", after=("a",))
+    await submit(store, "leader")
+    await waiting(store, "blocked", after=("leader",))
     await claim(store, "b")
     await store.cancel("c", message="x")
     assert await store.lane("l") == ["a"]
-    await finish(store, await claim(store, "a"))
-    assert await store.lane("l") == ["blocked"]
+    await run(store, "leader", AttemptState.SUCCEEDED)
+    assert await store.lane("l") == ["a", "blocked"]
+
+
+async def test_no_job_can_run_after_one_of_a_lane(store: Store):
+    await waiting(store, "waits")
+    await start(store, "runs")
+    for leader in ("waits", "runs"):
+        with pytest.raises(Invalid, match=leader):
+            await submit(store, after=(leader,))
+    assert await ids(store) == ["runs", "waits"]
 
 
 async def test_the_engine_is_never_given_a_job_of_a_lane(store: Store):
@@ -340,12 +350,12 @@ async def test_only_what_has_ended_is_forgotten_and_only_of_the_owner(store: Sto
 
 async def test_a_job_that_others_wait_for_is_not_forgotten(store: Store, clock: Clock):
     clock.now = 1.0
-    await waiting(store, "leader")
-    follower = await submit(store, "follower", after=("leader",))
+    await submit(store, "leader")
+    await submit(store, "follower", after=("leader",))
     attempt = await claim(store, "leader")
     assert await store.forget(owner="ann", before=FOREVER, keep=1) == 0
-    await finish(store, attempt)
-    assert (await claim(store, follower.id)).number == 1  # it was released
+    await end(store, attempt, AttemptState.SUCCEEDED)
+    assert (await claim(store, "follower")).number == 1  # it was released
     assert await store.forget(owner="ann", before=FOREVER, keep=1) == 1
     assert await ids(store) == ["follower"]
 

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from moorage.errors import AppUnavailable, DependencyFailed, JobFinished, LeaseLost
+from moorage.errors import AppUnavailable, DependencyFailed, Invalid, JobFinished, LeaseLost
 from moorage.model.apps import App
 from moorage.model.jobs import Attempt, Job, Result
 from moorage.model.limits import Timeouts
@@ -148,6 +148,8 @@ class StoreMachine(RuleBasedStateMachine):
         )
         try:
             job, _ = self.do(self.store.submit(app_id, admitted(build), owner="ann"))
+        except Invalid:
+            assert any(self.jobs[leader].lane for leader in after)
         except DependencyFailed:
             assert any(self.jobs[leader].state in HOPELESS for leader in after)
         except AppUnavailable:
