@@ -1,11 +1,13 @@
 """A stream of 1 GiB through the node, against the same stream from the container itself; and what it costs in memory.
 
-Run alone: `python -m bench.infernet_stream`.
+The client reads as the network's own does, with aiohttp. Run alone: `python -m bench.infernet_stream`.
 """
 
 import json
-import socket
 import time
+
+import aiohttp
+import uvloop
 
 from bench.infernet import Place, place
 from bench.infernet_container import STREAM
@@ -14,34 +16,28 @@ SUBMIT = json.dumps({"containers": ["echo"], "data": {}}).encode()
 ASK = b'{"source":1,"destination":2,"data":{}}'
 MIB = 1 << 20
 GROWTH = 32 * MIB
+ROUNDS = 3
 
 
-def _seconds(port: int, path: str, body: bytes) -> float:
+async def _seconds(port: int, path: str, body: bytes) -> float:
     """Read a stream to its end and give the time it took."""
-    buffer = bytearray(4 * MIB)
-    with socket.create_connection(("127.0.0.1", port)) as client:
-        begun = time.monotonic()
-        client.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        total, tail = 0, b""
-        while not tail.endswith(b"\r\n0\r\n\r\n"):
-            size = client.recv_into(buffer)
-            assert size, f"the stream broke off after {total} bytes"
-            total, tail = total + size, (tail + buffer[max(0, size - 16) : size])[-16:]
-        assert total > STREAM
+    headers = {"content-type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as session:
+        begun, total = time.monotonic(), 0
+        async with session.post(f"http://127.0.0.1:{port}{path}", data=body) as response:
+            async for chunk in response.content.iter_any():
+                total += len(chunk)
+        assert total >= STREAM
         return time.monotonic() - begun
 
 
-def _measure(where: Place) -> None:
-    _seconds(where.node, "/api/jobs/stream", SUBMIT)
+async def _measure(where: Place) -> None:
+    await _seconds(where.node, "/api/jobs/stream", SUBMIT)
     before = where.server.memory()
     direct, ours = [], []
-    for _ in range(3):
-        direct.append(_seconds(where.container, "/service_output", ASK))
-        ours.append(_seconds(where.node, "/api/jobs/stream", SUBMIT))
+    for _ in range(ROUNDS):
+        direct.append(await _seconds(where.container, "/service_output", ASK))
+        ours.append(await _seconds(where.node, "/api/jobs/stream", SUBMIT))
     share, grown = min(direct) / min(ours), where.server.peak_memory() - before
     rate = STREAM / MIB / min(ours)
     print(
@@ -57,7 +53,7 @@ def _measure(where: Place) -> None:
 def main() -> None:
     """Measure."""
     with place() as where:
-        _measure(where)
+        uvloop.run(_measure(where))
 
 
 if __name__ == "__main__":
