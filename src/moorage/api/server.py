@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from moorage.api.access import Access, Trusted, require_safe_address
 from moorage.api.app import Front, create_app
+from moorage.api.protocol import Protocol
 from moorage.errors import AddressUnavailable
 from moorage.node.node import Node
 
@@ -90,7 +91,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -37,7 +37,7 @@ class Handle(Protocol):
 
     place: str
 
-    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+    def start(self, work: Callable[[], Awaitable[object]]) -> None:
         """Run the attempt; its resources are given back when `work` has ended, however it ends."""
 
     def release(self) -> None:

@@ -73,7 +73,7 @@ class LocalEngine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _run(self, work: Callable[[], Awaitable[None]], handle: "LocalHandle") -> None:
+    def _run(self, work: Callable[[], Awaitable[object]], handle: "LocalHandle") -> None:
         task = asyncio.ensure_future(_as_coroutine(work))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(done, handle))
@@ -103,7 +103,7 @@ class LocalHandle:
         self._engine = engine
         self._limits: Limits | None = limits
 
-    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+    def start(self, work: Callable[[], Awaitable[object]]) -> None:
         """Run the attempt; its resources are given back when `work` has ended, however it ends."""
         self._engine._run(work, self)
 
@@ -114,5 +114,5 @@ class LocalHandle:
             self._engine._give_back(limits)
 
 
-async def _as_coroutine(work: Callable[[], Awaitable[None]]) -> None:
+async def _as_coroutine(work: Callable[[], Awaitable[object]]) -> None:
     await work()

@@ -232,8 +232,11 @@ class Port(Protocol):
     def lane_load(self, lane: str | None = None) -> LaneLoad:
         """Count the jobs of an open lane, or of all."""
 
-    def end_of(self, job_id: str) -> asyncio.Future[None] | None:
-        """Give what is done once a job has left its lane; None if it is in none: it has ended, or was never in one."""
+    def end_of(self, job_id: str) -> asyncio.Future[Job | None] | None:
+        """Give what is done once a job has left its lane; None if it is in none: it has ended, or was never in one.
+
+        It holds the job as it ended, or None if that has to be read.
+        """
 
     async def get_job(self, job_id: str) -> Job:
         """Read one job; raises NotFound."""

@@ -25,7 +25,8 @@ NO_STORE = 1.0
 
 _LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
 
-Run = Callable[[Job, Attempt], Awaitable[None]]
+Run = Callable[[Job, Attempt], Awaitable[Job | None]]
+"""Drives an attempt; gives the job as it has ended in the store, or None if the store has to be asked."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -45,8 +46,8 @@ class Lanes:
         self._store, self._run = store, run
         self._lanes: dict[str, _Lane] = {}
         self._claims: set[asyncio.Task[None]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._live: dict[str, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[Job | None]] = set()
+        self._live: dict[str, asyncio.Future[Job | None]] = {}
         """By the id of each job that is here: what tells that it has ended."""
         self._unlisten = store.listen(self._notice)
         self._closed = False
@@ -73,10 +74,10 @@ class Lanes:
         """Tell whether the jobs of a lane run."""
         return name in self._lanes
 
-    def end_of(self, job_id: str) -> asyncio.Future[None] | None:
+    def end_of(self, job_id: str) -> asyncio.Future[Job | None] | None:
         """Give what is done once a job has left its lane, or the node stops; None if it is in none.
 
-        The store knows then all there is to know.
+        It holds the job as it is in the store then, or None if the store has to be asked.
         """
         return self._live.get(job_id)
 
@@ -120,7 +121,7 @@ class Lanes:
 
     async def _start(self, lane: _Lane, app_id: str, build: Callable[[App], Job]) -> Job:
         """Accept a job and begin it; what it waits for elsewhere and the disk are waited for together."""
-        begun: list[asyncio.Task[None]] = []
+        begun: list[asyncio.Task[Job | None]] = []
         wanted = True
         lane.running += 1
 
@@ -144,8 +145,8 @@ class Lanes:
     def _arrive(self, job_id: str) -> None:
         self._live[job_id] = asyncio.get_running_loop().create_future()
 
-    def _depart(self, job_id: str) -> None:
-        self._live.pop(job_id).set_result(None)
+    def _depart(self, job_id: str, ended: Job | None = None) -> None:
+        self._live.pop(job_id).set_result(ended)
 
     def _go_on(self, lane: _Lane) -> None:
         while lane.waiting and lane.running < lane.width:
@@ -178,18 +179,19 @@ class Lanes:
                 await asyncio.sleep(NO_STORE)
         return None
 
-    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[None]) -> asyncio.Task[None]:
+    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[Job | None]) -> asyncio.Task[Job | None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(lane, job_id, done))
         return task
 
-    def _end(self, lane: _Lane, job_id: str, task: asyncio.Task[None]) -> None:
+    def _end(self, lane: _Lane, job_id: str, task: asyncio.Task[Job | None]) -> None:
         self._tasks.discard(task)
-        if job_id in self._live:
-            self._depart(job_id)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             log.error("an attempt raised out of its runner", exc_info=error)
+        if job_id in self._live:
+            self._depart(job_id, None if task.cancelled() or error else task.result())
         self._leave(lane)
 
     def _leave(self, lane: _Lane) -> None:

@@ -88,7 +88,7 @@ class NetworkPort:
         """Count the jobs of an open lane, or of all."""
         return self._node.lanes.load(lane)
 
-    def end_of(self, job_id: str) -> "asyncio.Future[None] | None":
+    def end_of(self, job_id: str) -> "asyncio.Future[Job | None] | None":
         """Give what is done once a job has left its lane; None if it is in none."""
         return self._node.lanes.end_of(job_id)
 

@@ -31,7 +31,7 @@ from moorage.errors import (
 )
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, Result
-from moorage.model.states import AttemptState
+from moorage.model.states import AttemptState, JobState
 from moorage.networks.base import Cancellation, Children, Context, Network, Services
 from moorage.node.apps import Apps
 from moorage.node.logs import AttemptLog
@@ -128,8 +128,10 @@ class Runner:
         live = self.live.get(attempt.job_id)
         return live.log if live is not None and live.attempt.id == attempt.id else None
 
-    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None) -> None:
+    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None) -> Job | None:
         """Run an attempt and write down how it ended; when the node stops meanwhile, as lost.
+
+        Gives the job as it then is in the store, or None if its end was not this attempt's to say.
 
         `release` is called as soon as the app's processes are gone: storing outputs needs no reservation.
         A job of a lane gets no directory and no log, since it runs no process.
@@ -141,7 +143,7 @@ class Runner:
         )
         self.live[job.id] = live
         try:
-            await self._conclude(live, await self._drive(live))
+            return await self._conclude(live, await self._drive(live))
         except asyncio.CancelledError:
             self._flush(live)
             # The end was written already, or cannot be: then the next start writes it. A node that stops never waits.
@@ -151,6 +153,7 @@ class Runner:
             raise
         except LeaseLost as error:
             log.warning("result refused", job=job.id, attempt=attempt.id, reason=error.message)
+            return None
         finally:
             del self.live[job.id]
             live.log.end()
@@ -186,11 +189,16 @@ class Runner:
         findings = await network.check(ctx)
         return Result(value=[dataclasses.asdict(finding) for finding in findings])
 
-    async def _conclude(self, live: Live, result: Result) -> None:
+    async def _conclude(self, live: Live, result: Result) -> Job:
         result = _overruled(live, result)
         stdout, stderr = await self._store_logs(live)
-        await self._write_end(live, _state_of(live, result), result, stdout=stdout, stderr=stderr)
-        await asyncio.gather(*live.writes)
+        state = _state_of(live, result)
+        await self._write_end(live, state, result, stdout=stdout, stderr=stderr)
+        if live.writes:
+            await asyncio.gather(*live.writes)
+        return dataclasses.replace(
+            live.job, state=ENDS.get(state, JobState.FAILED), error=result.error, value=result.value
+        )
 
     async def _store_logs(self, live: Live) -> tuple[FileRef | None, FileRef | None]:
         live.log.end()
@@ -319,6 +327,10 @@ async def _write_all(batch: list[Write], answers: Sequence[Coroutine[Any, Any, N
         if batch:
             await asyncio.sleep(NO_STORE)
         answers = [write() for write in batch]
+
+
+ENDS = {AttemptState.SUCCEEDED: JobState.SUCCEEDED, AttemptState.CANCELLED: JobState.CANCELLED}
+"""What an attempt's end makes of its job; all else fails it."""
 
 
 def _drop(stream: Stream, chunk: bytes) -> None:

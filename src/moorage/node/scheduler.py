@@ -17,7 +17,7 @@ from moorage.store.base import Store
 
 log = structlog.get_logger(__name__)
 
-Run = Callable[[Job, Attempt, Callable[[], None]], Awaitable[None]]
+Run = Callable[[Job, Attempt, Callable[[], None]], Awaitable[object]]
 """Runs an attempt; the callback gives its resources back."""
 
 NO_STORE = 1.0

@@ -131,7 +131,8 @@ def finish(
         new, error = _verdict(tx, job, state, error)
         said = error.message if error else "The job succeeded."
         ended = jobs.end(tx, job, subject, new, message=said, error=error, value=result.value)
-        yield from jobs.tell_followers(tx, [ended])
+        if job["lane"] is None:
+            yield from jobs.tell_followers(tx, [ended])
 
 
 def release(tx: Transaction, attempt: Attempt) -> None:

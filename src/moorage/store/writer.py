@@ -35,6 +35,10 @@ SLICE = 0.001
 PATIENCE = 10.0
 """Seconds to wait for another process that has the database locked."""
 RETRY = 0.02
+HOP = 0.001
+"""Seconds: a commit that takes less is over sooner than the way to a thread and back, and is done in the loop."""
+REMEMBERED = 0.1
+"""Share of the latest commit in what is known of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,8 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moorage-commit")
         self._waiting: deque[_Write[Any]] = deque()
         self._outcomes: list[_Outcome] = []
+        self._pace = 1.0
+        """Seconds that a commit takes on this disk, the latest counting most."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -117,6 +123,9 @@ class Writer:
         if not self._connection.in_transaction:
             self._committed(transaction, self._outcomes[-1].error)
             return
+        if self._pace < HOP:
+            self._committed(transaction, self._commit())
+            return
         committed = self._loop.run_in_executor(self._thread, self._commit)
         committed.add_done_callback(lambda done: self._committed(transaction, done.result()))
 
@@ -147,8 +156,10 @@ class Writer:
             self._connection.execute("RELEASE one")
 
     def _commit(self) -> sqlite3.Error | None:
+        begun = monotonic()
         try:
             self._connection.execute("COMMIT")
+            self._pace += (monotonic() - begun - self._pace) * REMEMBERED
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

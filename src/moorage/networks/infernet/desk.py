@@ -94,15 +94,20 @@ class Desk:
         job = await self.own(job_id)
         return self._reports.find(str(client), job_id) if job is None else result_of(job)
 
-    async def wait(self, ids: Sequence[str], seconds: float, *, stopping: asyncio.Future[Any]) -> None:
-        """Wait until none of the jobs runs, the time is up, or the server stops."""
-        until = time.monotonic() + seconds
+    async def wait(
+        self, ids: Sequence[str], seconds: float, *, stopping: asyncio.Future[Any]
+    ) -> Mapping[str, JobResult]:
+        """Wait until none of the jobs runs, the time is up, or the server stops; give what became of some."""
+        until, known = time.monotonic() + seconds, {}
         for job_id in ids:
             end = self._port.end_of(job_id)
             if end is not None:
                 left = max(0.0, until - time.monotonic())
                 ends: set[asyncio.Future[Any]] = {end, stopping}
                 await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if end.done() and (job := end.result()) is not None:
+                    known[job_id] = result_of(job)
+        return known
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job, unless it has ended."""

@@ -281,9 +281,10 @@ class InfernetSurface:
         ids = list(dict.fromkeys(ids))
         if len(ids) > LISTED:
             raise BadBody(f"id: holds more than {LISTED} ids")
+        known: Mapping[str, JobResult] = {}
         if wait:
-            await self._desk.wait(ids, wait, stopping=request.scope["moorage.stopping"])
-        results = [await self._desk.result(job_id, client) for job_id in ids]
+            known = await self._desk.wait(ids, wait, stopping=request.scope["moorage.stopping"])
+        results = [known.get(job_id) or await self._desk.result(job_id, client) for job_id in ids]
         return _json([result.document(intermediate=intermediate) for result in results if result is not None])
 
     async def _cancel(self, request: Request, client: Client) -> Response:

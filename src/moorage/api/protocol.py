@@ -1,0 +1,71 @@
+"""HTTP/1.1 as the server speaks it, with two habits of our own."""
+
+import asyncio
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request line with its headers."""
+AT_ONCE = 64 * 1024
+"""Bytes that are written without waiting for what follows."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Writes the head and the body of an answer together, and reads no endless heads of requests."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        super().connection_made(_Joined(transport, self.loop))  # type: ignore[arg-type]
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._head = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        if self._head > MAX_HEAD:
+            raise httptools.HttpParserError("The head of the request is too long")
+
+
+class _Joined:
+    """A transport that waits with small pieces for the end of the loop's turn: one system call instead of several."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Write soon."""
+        if len(data) >= AT_ONCE:
+            self._flush()
+            self._transport.write(data)
+            return
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            self._transport.write(b"".join(pieces))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
