@@ -1,8 +1,9 @@
 """The one writer: it runs writes in the order in which they were asked for and commits them as groups.
 
 A write's statements run in the event loop, some tens of microseconds each time; its commit, which waits for the
-disk, runs in a thread. Writes that come meanwhile share the next commit, so the cost of durability is divided among
-them. A savepoint around each write keeps one that fails from spoiling the others.
+disk, runs in a thread, unless the disk has lately been quicker than the way there and back is. Writes that come
+meanwhile share the next commit, so the cost of durability is divided among them. A savepoint around each write keeps
+one that fails from spoiling the others.
 
 Why not all of it in the thread: SQLite gives up the interpreter lock in every step, and a busy loop gives it back
 only after the switch interval (5 ms). A write takes ten steps and more: measured with a busy loop on two cores,
