@@ -143,7 +143,7 @@ class Infernet:
     @asynccontextmanager
     async def _asking(self, ctx: Context, names: tuple[str, ...]) -> "AsyncIterator[tuple[Calls, ...]]":
         """Give what asks the containers of a job: those that are served, or those of the app, started for it."""
-        if self._served is not None and self._served.serves(ctx.app):
+        if self._served is not None and (ctx.job.lane is not None or self._served.serves(ctx.app)):
             yield tuple(self._served.calls(name) for name in names)
             return
         from moorage.networks.infernet.backends import address_of, app_service_of, calls_of
