@@ -181,7 +181,7 @@ def test_a_stopped_server_leaves_its_running_job_to_the_next_one(
         one.send_signal(signal.SIGTERM)
         _, stderr = one.communicate(timeout=60)
         assert one.returncode == 0
-        assert "1 running" in stderr
+        assert "a running job goes back to the queue" in stderr
     assert json.loads(moorage("job", "show", job_id, "--json").stdout)["job"]["state"] == "queued"
     moorage("job", "cancel", job_id)
 

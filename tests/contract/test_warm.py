@@ -449,7 +449,8 @@ async def test_a_job_is_killed_before_it_has_begun(bubblewrap: Bubblewrap, app: 
 
 
 def spawner() -> psutil.Process:
-    (found,) = psutil.Process().children()
+    children = psutil.Process().children()
+    (found,) = [child for child in children if "moorage.sandbox.spawner" in " ".join(child.cmdline())]
     return found
 
 
