@@ -17,6 +17,8 @@ from bench.common import Server, server
 from moorage.node.directory import DataDirectory
 
 REQUEST = json.dumps({"containers": ["echo"], "data": {"text": "hello"}}).encode()
+SETTLED = 5.0
+"""Seconds after which a node that has started has looked at what its machine can enforce."""
 DIRECT = json.dumps({"source": 1, "destination": 1, "data": {"text": "hello"}, "requires_proof": False}).encode()
 
 
@@ -74,6 +76,7 @@ def place(container: str = "bench.infernet_container") -> Iterator[Place]:
             assert presence is not None
             assert presence.url is not None
             await_healthy(presence.url)
+            time.sleep(SETTLED)
             yield Place(container=port, node=int(presence.url.rpartition(":")[2]), server=node)
 
 
