@@ -25,7 +25,7 @@ from moorage.layers.interpreters import Interpreter, find_python
 from moorage.layers.once import Once, Progress
 from moorage.layers.publish import discard, empty, publish
 from moorage.layers.requirements import names_an_index, refers_to_local
-from moorage.sandbox.base import SANDBOX_UID, ReadOnly, Sandbox
+from moorage.sandbox.base import HOME, SANDBOX_UID, ReadOnly, Sandbox
 
 BUILDER = "2"
 """Version of the recipe below: another one makes other layers."""
@@ -52,6 +52,17 @@ class PythonRuntime:
     """The directory to put first in PATH."""
     python: str
     """The interpreter to start."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Give the variables that a process in this environment is started with."""
+        return {
+            "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": HOME,
+            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+        }
 
 
 @lru_cache(maxsize=256)

@@ -13,10 +13,10 @@ import aiohttp
 from moorage.layers.python import python_runtime
 from moorage.model.limits import Limits
 from moorage.networks.base import Context, Endpoint, Services, ServiceSpec
-from moorage.networks.infernet.calls import Calls, remote, through
+from moorage.networks.infernet.calls import Calls, Through, remote
 from moorage.networks.infernet.config import Container
 from moorage.networks.infernet.manifest import NETWORK, layer_of
-from moorage.sandbox.base import HOME, Credentials, ImageSpec, ProcessSpec, ReadOnly
+from moorage.sandbox.base import Credentials, ImageSpec, ProcessSpec, ReadOnly
 
 INSIDE = 3000
 """Port on which a container listens (section 1.1)."""
@@ -103,7 +103,7 @@ async def _answers(endpoint: Endpoint, *, path: str) -> bool:
     timeout = aiohttp.ClientTimeout(total=PROBE)
     try:
         async with (
-            aiohttp.ClientSession(connector=through(endpoint), timeout=timeout) as session,
+            aiohttp.ClientSession(connector=Through(endpoint), timeout=timeout) as session,
             session.get(f"http://localhost:{INSIDE}{path}", allow_redirects=False) as response,
         ):
             await response.content.readany()  # one that is cut off is an error in some containers' logs
@@ -136,14 +136,7 @@ def _process(container: Container, folder: Path, layers: Mapping[str, Path]) -> 
     return ProcessSpec(
         argv=container.command,
         cwd=APP,
-        env={
-            "PATH": f"{runtime.bin}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": HOME,
-            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
-            "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",
-            **container.env,
-        },
+        env={**runtime.env, **container.env},
         mounts=(ReadOnly(source=folder, target=APP), *runtime.mounts),
         limits=_limits(container),
         network=container.moorage.network or "none",

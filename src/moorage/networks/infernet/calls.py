@@ -41,7 +41,7 @@ class TimedOut(ContainerError):
     """A container was silent, or not done, for as long as it was waited for."""
 
 
-class _Through(BaseConnector):
+class Through(BaseConnector):
     """Connects through an endpoint, whatever host a URL names."""
 
     allowed_protocol_schema_set = frozenset({"http", ""})
@@ -60,11 +60,6 @@ class _Through(BaseConnector):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _, protocol = await self._loop.create_connection(self._factory, sock=sock)
         return protocol
-
-
-def through(endpoint: Endpoint) -> BaseConnector:
-    """Make a connector whose every connection is one to an endpoint."""
-    return _Through(endpoint)
 
 
 class _Remote:
@@ -213,7 +208,7 @@ class Calls:
     async def wait(self) -> None:
         """Wait until a container that the node runs is ready, for as long as its start may take.
 
-        Raises ContainerError with what it said last.
+        Raises ContainerError with the reason why it is not.
         """
         async with self._ready():
             pass
@@ -226,7 +221,7 @@ class Calls:
                     self._session = _session(
                         aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_OPEN)
                         if self._remote
-                        else through(endpoint)
+                        else Through(endpoint)
                     )
                 yield self._session
         except MoorageError as error:

@@ -19,6 +19,7 @@ MAX_DEPTH = 100
 MAX_CHAIN = 64
 """Containers that one job may ask, one after the other."""
 MAX_ID = 255
+"""Characters of the id of a job that a container reports."""
 WHITESPACE = " \t\n\r"
 """What may stand around JSON."""
 

@@ -12,7 +12,7 @@ from moorage.networks.base import Context, Finding
 from moorage.networks.infrax import texts
 from moorage.networks.infrax.arguments import Arguments
 from moorage.networks.infrax.manifest import MAIN, Knobs, knobs_of
-from moorage.sandbox.base import HOME, SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly
+from moorage.sandbox.base import SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly
 from moorage.sandbox.supervise import Outcome
 
 APP = "/app"
@@ -81,13 +81,7 @@ def _process(ctx: Context, knobs: Knobs) -> ProcessSpec:
     return ProcessSpec(
         argv=(runtime.python, MAIN, *arguments.argv(knobs.kwargs_via, knobs.argv_style)),
         cwd=APP,
-        env={
-            "PATH": f"{runtime.bin}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": HOME,
-            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
-            "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",
-        },
+        env=runtime.env,
         mounts=(*_mounts(ctx, knobs), *runtime.mounts),
         interpreter=runtime.interpreter,
         stdin=arguments.stdin(knobs.kwargs_via),
