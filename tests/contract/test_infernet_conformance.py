@@ -60,9 +60,8 @@ async def checked(
 ) -> Findings:
     extras = Extras(timeout=timeout, string_output=string_output)
     container = Container(id="shout", generates_proofs=generates_proofs, moorage=extras)
-    with listening(broken) as url:
-        async with Calls("shout", remote, url=url) as calls:
-            return by_rule(await check(container, calls, data))
+    with listening(broken) as url, Calls("shout", remote, url=url) as calls:
+        return by_rule(await check(container, calls, data))
 
 
 def by_rule(findings: tuple[Finding, ...]) -> Findings:
@@ -236,7 +235,7 @@ async def test_a_large_stream_is_left_after_its_beginning() -> None:
 async def test_a_container_that_never_listens_is_not_ready() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    async with Calls("mute", remote, url=f"http://127.0.0.1:{port}") as calls:
+    with Calls("mute", remote, url=f"http://127.0.0.1:{port}") as calls:
         findings = by_rule(await check(Container(id="mute"), calls))
     assert_only(findings, READY, quotes=f"GET /: Cannot connect to host 127.0.0.1:{port}", hint="--bind=0.0.0.0:3000")
     assert_left_alone(findings)
@@ -248,7 +247,7 @@ async def test_a_container_that_does_not_start_is_told_what_it_said_last() -> No
         raise ServiceUnavailable("Its process ended with status 1. It said last: No module named 'flask'")
         yield
 
-    async with Calls("lame", acquire) as calls:
+    with Calls("lame", acquire) as calls:
         findings = by_rule(await check(Container(id="lame"), calls))
     assert_only(findings, READY, quotes="It said last: No module named 'flask'", hint="--bind=0.0.0.0:3000")
     assert_left_alone(findings)
@@ -256,7 +255,8 @@ async def test_a_container_that_does_not_start_is_told_what_it_said_last() -> No
 
 async def test_a_container_that_takes_connections_and_says_nothing_is_not_ready() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        async with Calls("mute", remote, url=f"http://127.0.0.1:{server.getsockname()[1]}") as calls:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with Calls("mute", remote, url=url) as calls:
             findings = by_rule(await check(Container(id="mute", moorage=Extras(timeout=0.2)), calls))
     assert_only(findings, READY, quotes="GET /: Timeout after 0.2 s", hint="answer GET / with any status")
     assert_left_alone(findings)
@@ -473,9 +473,8 @@ async def test_a_container_that_does_not_come_back_ends_the_check_there(monkeypa
             yield endpoint
 
     monkeypatch.setattr(probe, "RETURNS", (0.0, 0.0))
-    with listening(Dying) as url:
-        async with Calls("dying", acquire, url=url) as calls:
-            findings = by_rule(await check(Container(id="dying"), calls))
+    with listening(Dying) as url, Calls("dying", acquire, url=url) as calls:
+        findings = by_rule(await check(Container(id="dying"), calls))
     assert_only(findings, ERROR, quotes="The connection broke", hint="the process ended")
     assert_left_alone(findings, READY, ANSWERED, EXISTS, STATUS, AGAIN, TYPE, VALID)
     assert findings[CROWD].message == "It did not come back after a connection broke."

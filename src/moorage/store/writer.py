@@ -38,6 +38,9 @@ PATIENCE = 10.0
 RETRY = 0.02
 HOP = 0.001
 """Seconds: a commit that takes less is over sooner than the way to a thread and back, and is done in the loop."""
+TURNS = 2
+"""Turns of the loop from the last write of a group to a commit in the loop: in the first, tasks that a write has begun
+run until they wait; at its end, what they send is sent. The disk then works while somebody else answers them."""
 REMEMBERED = 0.1
 """Share of the latest commit in what is known of all."""
 
@@ -125,10 +128,17 @@ class Writer:
             self._committed(transaction, self._outcomes[-1].error)
             return
         if self._pace < HOP:
-            self._committed(transaction, self._commit())
+            self._loop.call_soon(self._commit_here, transaction, TURNS)
             return
         committed = self._loop.run_in_executor(self._thread, self._commit)
         committed.add_done_callback(lambda done: self._committed(transaction, done.result()))
+
+    def _commit_here(self, transaction: Transaction, turns: int) -> None:
+        """Commit in the loop, once what the writes have begun is on its way."""
+        if turns > 1:
+            self._loop.call_soon(self._commit_here, transaction, turns - 1)
+        else:
+            self._committed(transaction, self._commit())
 
     def _run_group(self, transaction: Transaction) -> Iterator[None]:
         while self._waiting and len(self._outcomes) < GROUP and self._connection.in_transaction:

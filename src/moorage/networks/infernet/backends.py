@@ -8,12 +8,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import aiohttp
-
 from moorage.layers.python import python_runtime
 from moorage.model.limits import Limits
+from moorage.networks import http
 from moorage.networks.base import Context, Endpoint, Services, ServiceSpec
-from moorage.networks.infernet.calls import Calls, Through, remote
+from moorage.networks.infernet.calls import Calls, remote
 from moorage.networks.infernet.config import Container
 from moorage.networks.infernet.manifest import NETWORK, layer_of
 from moorage.sandbox.base import Credentials, ImageSpec, ProcessSpec, ReadOnly
@@ -100,16 +99,16 @@ def address_of(container: Container) -> str:
 
 
 async def _answers(endpoint: Endpoint, *, path: str) -> bool:
-    timeout = aiohttp.ClientTimeout(total=PROBE)
+    client = http.Client(http.through(endpoint), host=f"localhost:{INSIDE}")
     try:
-        async with (
-            aiohttp.ClientSession(connector=Through(endpoint), timeout=timeout) as session,
-            session.get(f"http://localhost:{INSIDE}{path}", allow_redirects=False) as response,
-        ):
-            await response.content.readany()  # one that is cut off is an error in some containers' logs
-            return True
-    except (aiohttp.ClientError, TimeoutError, OSError):
+        async with asyncio.timeout(PROBE):
+            with await client.request("GET", path) as answer:
+                await answer.read()  # one that is cut off is an error in some containers' logs
+                return True
+    except OSError:
         return False
+    finally:
+        client.close()
 
 
 def _image(container: Container, host_port: int | None, credentials: Credentials | None) -> ImageSpec:

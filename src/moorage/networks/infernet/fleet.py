@@ -86,7 +86,7 @@ class Fleet:
         """Close the connections; the services are the node's to stop."""
         for member in self._members.values():
             if member.calls is not None:
-                await member.calls.close()
+                member.calls.close()
 
     def _runs(self, member: _Member) -> bool:
         if member.service is None:

@@ -27,7 +27,8 @@ async def ready(probe: Probe) -> str:
     path = probe.container.moorage.health_path
     try:
         await probe.calls.wait()
-        status = await probe.calls.status_of(path, within=probe.patience)
+        async with probe.calls.page(path, within=probe.patience) as answer:
+            status = answer.status
     except ContainerError as error:
         raise Breach(f"GET {path}: {error.failure.error}") from None
     return f"GET {path} is answered with HTTP {status}."

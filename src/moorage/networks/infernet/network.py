@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,7 +150,7 @@ class Infernet:
 
         app = manifest.installed(ctx.layers["app"])
         containers = {container.id: container for container in app.containers}
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             asked: list[Calls] = []
             for name in names:
                 container, service = containers[name], None
@@ -158,7 +158,7 @@ class Infernet:
                     service = app_service_of(container, ctx)
                 slots = self._slots_of(service.key if service else address_of(container), container)
                 calls = calls_of(container, ctx.services, service, address_of(container), slots)
-                asked.append(await stack.enter_async_context(calls))
+                asked.append(stack.enter_context(calls))
             yield tuple(asked)
 
     def _slots_of(self, key: str, container: Container) -> asyncio.Semaphore:

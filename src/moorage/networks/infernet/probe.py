@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
-import aiohttp
-
 from moorage.blobs.names import shown
 from moorage.model.jobs import JSON
 from moorage.model.limits import MIB
+from moorage.networks.http import Answer
 from moorage.networks.infernet.calls import MAX_REPLY, Calls, TimedOut
 from moorage.networks.infernet.config import Container
 from moorage.networks.infernet.service import ContainerError, Place, request_body, take
@@ -178,17 +177,15 @@ class Probe:
         """Get a page; raises Lost."""
         return await self._read(self.calls.page(path, within=self.patience))
 
-    async def _read(
-        self, exchange: AbstractAsyncContextManager[aiohttp.ClientResponse], *, streamed: bool = False
-    ) -> Reply:
+    async def _read(self, exchange: AbstractAsyncContextManager[Answer], *, streamed: bool = False) -> Reply:
         reading = _Reading(begun=time.monotonic())
         try:
-            async with exchange as reading.response:
+            async with exchange as reading.answer:
                 await reading.read(STREAMED if streamed else None)
         except ContainerError as error:
             if streamed and reading.body and isinstance(error, TimedOut):
                 return reading.reply  # a stream may be longer than it is looked at
-            lost = Lost(error, reading.reply if reading.response else None)
+            lost = Lost(error, reading.reply if reading.answer else None)
             await self._note(lost)
             raise lost from None
         return reading.reply
@@ -205,8 +202,8 @@ class Probe:
             await asyncio.sleep(pause)
             with suppress(ContainerError):
                 await self.calls.wait()
-                await self.calls.status_of(self.container.moorage.health_path, within=self.patience)
-                return True
+                async with self.calls.page(self.container.moorage.health_path, within=self.patience):
+                    return True
         return False
 
     @staticmethod
@@ -219,7 +216,7 @@ class _Reading:
     """An answer that is being read."""
 
     begun: float
-    response: aiohttp.ClientResponse | None = None
+    answer: Answer | None = None
     body: bytearray = field(default_factory=bytearray)
     times: list[float] = field(default_factory=list)
 
@@ -228,8 +225,8 @@ class _Reading:
 
         Raises ContainerError, also if it is too long.
         """
-        assert self.response is not None
-        async for chunk in self.response.content.iter_any():
+        assert self.answer is not None
+        while chunk := await self.answer.read():
             self.body += chunk
             self.times.append(time.monotonic())
             if enough is not None and (len(self.body) > enough or self.times[-1] > self.times[0] + PATIENCE):
@@ -240,14 +237,12 @@ class _Reading:
     @property
     def reply(self) -> Reply:
         """What has been read."""
-        response = self.response
-        assert response is not None
-        closes = response.headers.get("Connection", "").lower() == "close" or response.version == aiohttp.HttpVersion10
+        assert self.answer is not None
         return Reply(
-            status=response.status,
-            media_type=response.headers.get("Content-Type"),
-            path=response.url.path,
-            kept=not closes,
+            status=self.answer.status,
+            media_type=self.answer.headers.get("content-type"),
+            path=self.answer.target.partition("?")[0],
+            kept=self.answer.kept,
             body=bytes(self.body),
             pieces=len(self.times),
             seconds=self.times[-1] - self.times[0] if self.times else 0.0,
