@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
+from moorage.networks.infernet import surface
 from moorage.networks.infernet.reports import Reports
 from moorage.networks.infernet.wire import JobResult, StatusReport
 from tests.infernet import JOB, Container, Exchange, Node, Seen, containers, golden, infernet, until
-
-LATER = time.time() + 3600
 
 
 @pytest.fixture(scope="module")
@@ -239,17 +238,17 @@ def test_reports_are_forgotten_by_age_and_number_and_survive_a_restart(tmp_path:
 # retention and restarts
 
 
-def test_old_results_are_forgotten_by_age_and_number(node: Node) -> None:
-    with node.at("127.0.1.9") as client:
-        ids = [client.post("/api/jobs", json=JOB).json()["id"] for _ in range(4)]
+@pytest.mark.parametrize(("kept", "left"), [({"max": 2}, 2), ({"ttl": 1}, 1)])  # the latest of all stays
+def test_old_results_are_forgotten_by_age_and_number(
+    tmp_path: Path, boxes: dict[str, Container], monkeypatch: pytest.MonkeyPatch, kept: dict[str, int], left: int
+) -> None:
+    monkeypatch.setattr(surface, "TIDY_EVERY", 0.05)
+    with infernet(tmp_path, settings(boxes), results=kept) as node:
+        ids = [node.submit("a") for _ in range(4)]
         for job_id in ids:
             node.result(job_id)
-        node.served.portal.call(lambda: node.served.node.store.forget(owner="infernet:", before=0.0, keep=2))
-        assert client.get("/api/jobs").json() == ids[:1:-1]
-        assert told(node, *ids) == [(job_id, "success") for job_id in ids[2:]]
-        node.done("b")  # the latest of all stays
-        node.served.portal.call(lambda: node.served.node.store.forget(owner="infernet:", before=LATER, keep=9))
-        assert client.get("/api/jobs").json() == []
+        until(lambda: told(node, *ids) == [(job_id, "success") for job_id in ids[-left:]])
+        assert node.client.get("/api/jobs").json() == ids[::-1][:left]
 
 
 def test_the_node_forgets_results_over_its_limit(tmp_path: Path, boxes: dict[str, Container]) -> None:

@@ -88,15 +88,17 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         try:
-            scope["moorage.caller"] = await self._caller(scope, Headers(scope=scope))
+            scope["moorage.caller"] = await self._caller(scope)
         except MoorageError as error:
             await problem(error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
-        if any(admits(scope) for admits in self._admits):
-            return GUEST
+    async def _caller(self, scope: Scope) -> Caller:
+        for admits in self._admits:
+            if admits(scope):
+                return GUEST
+        headers = Headers(scope=scope)
         if (authorization := headers.get("authorization")) is not None:
             return await self._tokens.caller(authorization)
         if not self._loopback or await self._tokens.exist():

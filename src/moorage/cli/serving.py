@@ -67,7 +67,7 @@ def _greet(config: NodeConfig, listening: Listening, surfaces: Sequence[Surface]
     if is_loopback(config.host):
         console.print("Only this machine can reach it. Ctrl-C stops it.", style="dim")
         return
-    opened = [f"{path}*" if path.endswith("/") else path for each in surfaces if each.admits for path in each.paths]
+    opened = [path for each in surfaces if each.admits for path in (*each.paths, *(f"{top}*" for top in each.below))]
     if opened:
         console.print(f"{_listed(opened)} are open to everybody who reaches the port.", style="yellow")
     console.print("Everything else needs a token; `moorage token add NAME` makes one. Ctrl-C stops it.", style="dim")

@@ -289,16 +289,18 @@ class Surface:
     app: Any | None = None
     """An ASGI application that answers `paths` by itself, past the node's own framework."""
     paths: tuple[str, ...] = ()
-    """What it answers; a path that ends in `/` stands for all below it."""
+    """What it answers."""
+    below: tuple[str, ...] = ()
+    """Paths that end in `/`; it answers all below them, too."""
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
     admits: Callable[[Mapping[str, Any]], bool] | None = None
     """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token; of `app` alone
-    those for its `paths`."""
+    those that it answers."""
 
     def answers(self, path: str) -> bool:
         """Tell whether the application answers a path."""
-        return any(path == own or (own.endswith("/") and path.startswith(own)) for own in self.paths)
+        return path in self.paths or path.startswith(self.below)
 
     def lets_in(self, scope: Mapping[str, Any]) -> bool:
         """Tell whether a request is let in without a token."""

@@ -273,7 +273,7 @@ class Apps:
 
         def progress(line: str) -> None:
             event = Event(subject=app_id, topic="layer.progress", message=line)
-            writes.append(asyncio.ensure_future(self._store.append(event)))
+            writes.append(self._store.append(event))
 
         try:
             return {

@@ -19,8 +19,8 @@ class Spool:
     The source of the rule is the InfraX contract, section 3.4. Small streams never touch the disk.
     """
 
-    def __init__(self, path: Path, cap: int) -> None:
-        self._path = path
+    def __init__(self, directory: Path, name: str, cap: int) -> None:
+        self._directory, self._name = directory, name
         self._half = cap // 2
         self._memory = bytearray()
         self._file: int | None = None
@@ -59,6 +59,10 @@ class Spool:
             self._file = None
 
     @property
+    def _path(self) -> Path:
+        return self._directory / self._name
+
+    @property
     def _fd(self) -> int:
         assert self._file is not None
         return self._file
@@ -90,8 +94,8 @@ class AttemptLog:
 
     def __init__(self, directory: Path, cap: int) -> None:
         self._spools: dict[Stream, Spool] = {
-            "stdout": Spool(directory / "stdout.log", cap),
-            "stderr": Spool(directory / "stderr.log", cap),
+            "stdout": Spool(directory, "stdout.log", cap),
+            "stderr": Spool(directory, "stderr.log", cap),
         }
         self._grown: asyncio.Event | None = None
         self._followers = 0

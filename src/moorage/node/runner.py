@@ -5,10 +5,9 @@ import contextlib
 import dataclasses
 import errno
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -42,7 +41,7 @@ from moorage.store.base import Store
 
 log = structlog.get_logger(__name__)
 
-Write = Callable[[], Coroutine[Any, Any, None]]
+Write = Callable[[], asyncio.Future[None]]
 """Hands one fact to the store when called; the result waits until it is durable."""
 
 TOGETHER = 0.025
@@ -191,7 +190,7 @@ class Runner:
 
     async def _conclude(self, live: Live, result: Result) -> Job:
         result = _overruled(live, result)
-        stdout, stderr = await self._store_logs(live)
+        stdout, stderr = await self._store_logs(live) if live.job.lane is None else (None, None)
         state = _state_of(live, result)
         await self._write_end(live, state, result, stdout=stdout, stderr=stderr)
         if live.writes:
@@ -213,7 +212,7 @@ class Runner:
         self._flush(live)
         while True:
             try:
-                await asyncio.shield(asyncio.ensure_future(self._store.finish(live.attempt, state, result, **logs)))
+                await asyncio.shield(self._store.finish(live.attempt, state, result, **logs))
             except (DiskFull, StoreUnavailable) as error:
                 log.warning("the end of an attempt waits for the store", attempt=live.attempt.id, reason=error.message)
                 await asyncio.gather(*live.writes)
@@ -295,7 +294,7 @@ class Runner:
     def _emit(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> None:
         self._later(live, lambda: self._append(live, topic, message, data))
 
-    def _append(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> Coroutine[Any, Any, None]:
+    def _append(self, live: Live, topic: str, message: str, data: dict[str, JSON]) -> asyncio.Future[None]:
         return self._store.append(
             Event(subject=live.job.id, attempt_id=live.attempt.id, topic=topic, message=message, data=data)
         )
@@ -316,7 +315,7 @@ class Runner:
             live.writes.append(asyncio.ensure_future(_write_all(batch, [write() for write in batch])))
 
 
-async def _write_all(batch: list[Write], answers: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def _write_all(batch: list[Write], answers: Sequence[asyncio.Future[None]]) -> None:
     """Wait until a batch is durable; what the store cannot take now is written again, in its order."""
     while answers:
         results = await asyncio.gather(*answers, return_exceptions=True)

@@ -13,6 +13,7 @@ from moorage.errors import (
     JobTimedOut,
     LeaseLost,
     MoorageError,
+    NotFound,
 )
 from moorage.model.ids import new_id
 from moorage.model.jobs import Attempt, ErrorInfo, FileRef, Job, Result
@@ -103,8 +104,8 @@ def advance(tx: Transaction, attempt: Attempt, state: AttemptState, *, message: 
     """Move an attempt one step on."""
     if state.terminal:
         raise IllegalTransition(f"An attempt becomes {state} with its result only.")
-    job, current = _held(tx, attempt)
-    _step(tx, current, jobs.subject_of(job), state, update=SQL["advance"], values={}, message=message)
+    held = _held(tx, attempt)
+    _step(tx, held, jobs.subject_of(held), state, update=SQL["advance"], values={}, message=message)
 
 
 def finish(
@@ -119,45 +120,49 @@ def finish(
     """End an attempt, and with it its job or the job's time out of the queue."""
     if not state.terminal:
         raise IllegalTransition(f"An attempt does not end by becoming {state}.")
-    job, current = _held(tx, attempt)
-    subject, error = jobs.subject_of(job), _error(state, result)
+    held = _held(tx, attempt)
+    subject, error = jobs.subject_of(held), _error(state, result)
     message = error.message if error else "The app succeeded."
     values = {**_result_columns(result), "stdout": rows.file_text(stdout), "stderr": rows.file_text(stderr)}
     values["error"] = rows.error_text(error)
-    _step(tx, current, subject, state, update=SQL["end"], values=values, message=message, error=error)
-    if state is AttemptState.LOST and _retries(tx, job):
-        _requeue(tx, job, subject)
+    _step(tx, held, subject, state, update=SQL["end"], values=values, message=message, error=error)
+    if state is AttemptState.LOST and _retries(tx, held):
+        _requeue(tx, held, subject)
     else:
-        new, error = _verdict(tx, job, state, error)
+        new, error = _verdict(tx, held, state, error)
         said = error.message if error else "The job succeeded."
-        ended = jobs.end(tx, job, subject, new, message=said, error=error, value=result.value)
-        if job["lane"] is None:
+        ended = jobs.end(tx, held, subject, new, message=said, error=error, value=result.value)
+        if held["lane"] is None:
             yield from jobs.tell_followers(tx, [ended])
 
 
 def release(tx: Transaction, attempt: Attempt) -> None:
     """Put a job back into the queue whose attempt has done nothing."""
-    job, current = _held(tx, attempt)
-    subject, error = jobs.subject_of(job), JobLost().info
+    held = _held(tx, attempt)
+    subject, error = jobs.subject_of(held), JobLost().info
     values = {**_result_columns(Result()), "stdout": None, "stderr": None, "error": rows.error_text(error)}
     message = "It was given up before it had begun."
-    _step(tx, current, subject, AttemptState.LOST, update=SQL["end"], values=values, message=message, error=error)
-    _requeue(tx, job, subject)
+    _step(tx, held, subject, AttemptState.LOST, update=SQL["end"], values=values, message=message, error=error)
+    _requeue(tx, held, subject)
 
 
-def _held(tx: Transaction, attempt: Attempt) -> tuple[sqlite3.Row, sqlite3.Row]:
-    """Read the job and the attempt; raises LeaseLost unless the attempt holds the job's lease."""
-    job = jobs.row_of(tx.connection, attempt.job_id)
-    current = tx.one(SQL["state"], (job["n"], attempt.lease))
-    holds = job["state"] == JobState.RUNNING and job["attempts"] == attempt.lease
-    if not holds or current is None or current["id"] != attempt.id:
+def _held(tx: Transaction, attempt: Attempt) -> sqlite3.Row:
+    """Read the job with the attempt.
+
+    Raises NotFound if the job is gone, LeaseLost unless the attempt holds its lease.
+    """
+    held = tx.one(SQL["held"], (attempt.lease, attempt.job_id))
+    if held is None:
+        raise NotFound(f"There is no job {attempt.job_id}.")
+    holds = held["state"] == JobState.RUNNING and held["attempts"] == attempt.lease
+    if not holds or held["attempt_id"] != attempt.id:
         raise LeaseLost
-    return job, current
+    return held
 
 
 def _step(
     tx: Transaction,
-    current: sqlite3.Row,
+    held: sqlite3.Row,
     subject: Subject,
     state: AttemptState,
     *,
@@ -170,12 +175,12 @@ def _step(
         tx,
         ATTEMPT,
         subject,
-        current["state"],
+        held["attempt_state"],
         state,
         update=update,
-        values={**values, "n": current["n"], "now": tx.now},
+        values={**values, "n": held["attempt"], "now": tx.now},
         message=message,
-        attempt_id=current["id"],
+        attempt_id=held["attempt_id"],
         error=error,
     )
 

@@ -1,10 +1,11 @@
 """The seam to the durable truth: apps, jobs, attempts, events, tokens.
 
-Every state change checks the transition table and appends its event in the same transaction, and a call
-returns only once that transaction is durable. Writes are done in the order in which they were called, whether or not
-their results are awaited.
+Every state change checks the transition table and appends its event in the same transaction. A write gives a future
+that is done once that transaction is durable; writes are done in the order in which they were called, whether or not
+that is waited for.
 """
 
+from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ class Store(Protocol):
 
     # apps
 
-    async def add_app(self, app: App, *, message: str) -> App:
+    def add_app(self, app: App, *, message: str) -> Future[App]:
         """Keep a new app and append `app.created`."""
 
     async def get_app(self, app_id: str) -> App:
@@ -71,15 +72,15 @@ class Store(Protocol):
     async def list_apps(self, where: AppFilter, page: Page) -> list[App]:
         """Read apps, newest first."""
 
-    async def edit_app(self, app_id: str, *, message: str, **changes: Any) -> App:
+    def edit_app(self, app_id: str, *, message: str, **changes: Any) -> Future[App]:
         """Change fields of an app in CREATED or TESTING and append `app.edited`.
 
         Raises AppNotEditable in any other state.
         """
 
-    async def transition_app(
+    def transition_app(
         self, app_id: str, new: AppState, *, message: str, error: ErrorInfo | None = None, **changes: Any
-    ) -> App:
+    ) -> Future[App]:
         """Move an app to another state and append `app.<state in lower case>`.
 
         On ERROR and REMOVED its queued jobs are cancelled with code `app_unavailable` in the same transaction;
@@ -88,7 +89,7 @@ class Store(Protocol):
 
     # jobs
 
-    async def submit(
+    def submit(
         self,
         app_id: str,
         build: Callable[[App], Job],
@@ -96,7 +97,7 @@ class Store(Protocol):
         owner: str,
         job_id: str | None = None,
         idempotency_key: str | None = None,
-    ) -> tuple[Job, bool]:
+    ) -> Future[tuple[Job, bool]]:
         """Accept a job, or return the one that an earlier identical request made; tell whether it is new.
 
         `build` gets the app as it is inside the transaction and returns the job, or raises to refuse it.
@@ -105,9 +106,9 @@ class Store(Protocol):
         failed or been cancelled (DependencyFailed). Appends `job.queued`.
         """
 
-    async def start(
+    def start(
         self, app_id: str, build: Callable[[App], Job], *, place: str, begin: Callable[[Job, Attempt], object]
-    ) -> Job:
+    ) -> Future[Job]:
         """Accept a new job of a lane and give out its lease, in one transaction.
 
         `begin` is called before this is durable, so that what the job waits for elsewhere passes meanwhile; if the
@@ -140,25 +141,25 @@ class Store(Protocol):
     async def ahead_of(self, job_id: str) -> int:
         """Count the ready jobs that come before a queued one where it waits (at most 1,000 are counted)."""
 
-    async def claim(self, job_id: str, *, place: str) -> Attempt | None:
+    def claim(self, job_id: str, *, place: str) -> Future[Attempt | None]:
         """Make a queued job running and give out the lease; None if it is not queued any more.
 
         Appends `job.running` and `attempt.placed`; in a lane the attempt is running at once (`attempt.running`).
         """
 
-    async def advance(self, attempt: Attempt, state: AttemptState, *, message: str) -> None:
+    def advance(self, attempt: Attempt, state: AttemptState, *, message: str) -> Future[None]:
         """Move an attempt one step on and append `attempt.<state>`.
 
         Raises LeaseLost if it does not hold the lease any more.
         """
 
-    async def release(self, attempt: Attempt) -> None:
+    def release(self, attempt: Attempt) -> Future[None]:
         """Put a job back into the queue whose attempt is given up before it has done anything; raises LeaseLost.
 
         Appends `attempt.lost` and `job.queued`.
         """
 
-    async def finish(
+    def finish(
         self,
         attempt: Attempt,
         state: AttemptState,
@@ -166,7 +167,7 @@ class Store(Protocol):
         *,
         stdout: FileRef | None = None,
         stderr: FileRef | None = None,
-    ) -> None:
+    ) -> Future[None]:
         """End an attempt, and with it the job, in one transaction.
 
         A lost attempt puts the job back into the queue (at its old place) while `spec.lost_retries` allows, unless
@@ -176,7 +177,7 @@ class Store(Protocol):
         Raises LeaseLost.
         """
 
-    async def cancel(self, job_id: str, *, message: str) -> Job:
+    def cancel(self, job_id: str, *, message: str) -> Future[Job]:
         """Cancel a queued job at once, or note that a running one is to be cancelled (`job.cancelling`).
 
         Idempotent while running. Raises JobFinished if it has ended.
@@ -205,7 +206,7 @@ class Store(Protocol):
 
     # events
 
-    async def append(self, event: Event) -> None:
+    def append(self, event: Event) -> Future[None]:
         """Add one event to its subject's history; `id`, `seq` and `time` are given by the store."""
 
     async def events(self, subject: str | None, *, after: int = 0, limit: int = 1000) -> list[Event]:
@@ -216,13 +217,13 @@ class Store(Protocol):
 
     # tokens
 
-    async def add_token(self, token: Token) -> None:
+    def add_token(self, token: Token) -> Future[None]:
         """Keep a token; raises IdempotencyConflict if the name is taken."""
 
     async def tokens(self) -> list[Token]:
         """Read all tokens."""
 
-    async def remove_token(self, name: str) -> None:
+    def remove_token(self, name: str) -> Future[None]:
         """Forget a token."""
 
     async def close(self) -> None:

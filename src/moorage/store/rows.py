@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from json import JSONEncoder, loads
+from operator import attrgetter
 from typing import Any
 
 from moorage.model.apps import App
@@ -17,6 +18,7 @@ dumps: Callable[[Any], str] = JSONEncoder(separators=(",", ":")).encode
 
 _LIMITS: tuple[str, ...] = tuple(Limits.__dataclass_fields__)
 _TIMEOUTS: tuple[str, ...] = tuple(Timeouts.__dataclass_fields__)
+_limits, _timeouts = attrgetter(*_LIMITS), attrgetter(*_TIMEOUTS)
 
 
 def spec_text(spec: JobSpec) -> str:
@@ -25,8 +27,8 @@ def spec_text(spec: JobSpec) -> str:
     Every limit is written even if it is the default, because defaults may change and a spec never does.
     """
     document: dict[str, JSON] = {
-        "limits": {name: getattr(spec.limits, name) for name in _LIMITS},
-        "timeouts": {name: getattr(spec.timeouts, name) for name in _TIMEOUTS},
+        "limits": dict(zip(_LIMITS, _limits(spec.limits), strict=True)),
+        "timeouts": dict(zip(_TIMEOUTS, _timeouts(spec.timeouts), strict=True)),
         "lost_retries": spec.lost_retries,
     }
     if spec.parameters:

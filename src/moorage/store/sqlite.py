@@ -9,7 +9,7 @@ of many may look at all of them.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -64,7 +64,7 @@ class SqliteStore:
 
     # apps
 
-    def add_app(self, app: App, *, message: str) -> Coroutine[Any, Any, App]:
+    def add_app(self, app: App, *, message: str) -> asyncio.Future[App]:
         """Keep a new app."""
         return self._writer.write(lambda tx: apps.add(tx, app, message=message))
 
@@ -76,13 +76,13 @@ class SqliteStore:
         """Read apps, newest first."""
         return self._read(apps.listing, where, page)
 
-    def edit_app(self, app_id: str, *, message: str, **changes: Any) -> Coroutine[Any, Any, App]:
+    def edit_app(self, app_id: str, *, message: str, **changes: Any) -> asyncio.Future[App]:
         """Change fields of an app that is not pinned yet."""
         return self._writer.write(lambda tx: apps.edit(tx, app_id, message=message, changes=changes))
 
     def transition_app(
         self, app_id: str, new: AppState, *, message: str, error: ErrorInfo | None = None, **changes: Any
-    ) -> Coroutine[Any, Any, App]:
+    ) -> asyncio.Future[App]:
         """Move an app to another state."""
         return self._writer.write(
             lambda tx: apps.change_state(tx, app_id, new, message=message, error=error, changes=changes)
@@ -98,7 +98,7 @@ class SqliteStore:
         owner: str,
         job_id: str | None = None,
         idempotency_key: str | None = None,
-    ) -> Coroutine[Any, Any, tuple[Job, bool]]:
+    ) -> asyncio.Future[tuple[Job, bool]]:
         """Accept a job once; `build` runs within the transaction."""
         return self._writer.write(
             lambda tx: submissions.submit(
@@ -108,7 +108,7 @@ class SqliteStore:
 
     def start(
         self, app_id: str, build: Callable[[App], Job], *, place: str, begin: Callable[[Job, Attempt], object]
-    ) -> Coroutine[Any, Any, Job]:
+    ) -> asyncio.Future[Job]:
         """Accept a new job of a lane and give out its lease."""
         return self._writer.write(lambda tx: submissions.start(tx, app_id, build, place=place, begin=begin))
 
@@ -152,15 +152,15 @@ class SqliteStore:
         """Count the ready jobs that come before a queued job, up to 1,000."""
         return self._read(listing.ahead_of, job_id)
 
-    def claim(self, job_id: str, *, place: str) -> Coroutine[Any, Any, Attempt | None]:
+    def claim(self, job_id: str, *, place: str) -> asyncio.Future[Attempt | None]:
         """Make a queued job running and give out its lease."""
         return self._writer.write(lambda tx: attempts.claim(tx, job_id, place=place))
 
-    def advance(self, attempt: Attempt, state: AttemptState, *, message: str) -> Coroutine[Any, Any, None]:
+    def advance(self, attempt: Attempt, state: AttemptState, *, message: str) -> asyncio.Future[None]:
         """Move an attempt one step on."""
         return self._writer.write(lambda tx: attempts.advance(tx, attempt, state, message=message))
 
-    def release(self, attempt: Attempt) -> Coroutine[Any, Any, None]:
+    def release(self, attempt: Attempt) -> asyncio.Future[None]:
         """Put a job back whose attempt has done nothing."""
         return self._writer.write(lambda tx: attempts.release(tx, attempt))
 
@@ -172,11 +172,11 @@ class SqliteStore:
         *,
         stdout: FileRef | None = None,
         stderr: FileRef | None = None,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> asyncio.Future[None]:
         """End an attempt and with it the job, or put a lost one back into the queue."""
         return self._writer.write(lambda tx: attempts.finish(tx, attempt, state, result, stdout=stdout, stderr=stderr))
 
-    def cancel(self, job_id: str, *, message: str) -> Coroutine[Any, Any, Job]:
+    def cancel(self, job_id: str, *, message: str) -> asyncio.Future[Job]:
         """Cancel a queued job, or note that a running one is to be cancelled."""
         return self._writer.write(lambda tx: jobs.cancel(tx, job_id, message=message))
 
@@ -206,7 +206,7 @@ class SqliteStore:
             forgotten += count
         return forgotten
 
-    def _forget_some(self, owner: str, before: float, keep: int) -> Coroutine[Any, Any, int]:
+    def _forget_some(self, owner: str, before: float, keep: int) -> asyncio.Future[int]:
         return self._writer.write(lambda tx: jobs.forget_some(tx, owner, before=before, keep=keep))
 
     async def job_counts(self) -> dict[JobState, int]:
@@ -215,7 +215,7 @@ class SqliteStore:
 
     # events
 
-    def append(self, event: Event) -> Coroutine[Any, Any, None]:
+    def append(self, event: Event) -> asyncio.Future[None]:
         """Add one event to its subject's history."""
         return self._writer.write(lambda tx: events.append(tx, event))
 
@@ -238,7 +238,7 @@ class SqliteStore:
 
     # tokens
 
-    def add_token(self, token: Token) -> Coroutine[Any, Any, None]:
+    def add_token(self, token: Token) -> asyncio.Future[None]:
         """Keep a token."""
         return self._writer.write(lambda tx: tokens.add(tx, token))
 
@@ -246,7 +246,7 @@ class SqliteStore:
         """Read all tokens."""
         return self._read(tokens.listing)
 
-    def remove_token(self, name: str) -> Coroutine[Any, Any, None]:
+    def remove_token(self, name: str) -> asyncio.Future[None]:
         """Forget a token."""
         return self._writer.write(lambda tx: tokens.remove(tx, name))
 

@@ -63,20 +63,21 @@ def start(
     Raises IdempotencyConflict.
     """
     job = build(apps.known(tx, app_id))
-    values = {
-        "id": job.id,
-        "owner": job.owner,
-        "network": job.network,
-        "app_id": app_id,
-        "app_digest": job.app_digest,
-        "layers": rows.dumps(dict(job.layers)),
-        "parent_id": job.parent_id,
-        "lane": job.lane,
-        "spec": rows.spec_text(job.spec),
-        "now": tx.now,
-    }
+    columns = (
+        job.id,
+        job.owner,
+        job.network,
+        app_id,
+        job.app_digest,
+        rows.dumps(dict(job.layers)),
+        tx.now,
+        tx.now,
+        job.parent_id,
+        job.lane,
+        rows.spec_text(job.spec),
+    )
     try:
-        number = tx.execute(SQL["insert_running"], values).lastrowid
+        number = tx.execute(SQL["insert_running"], columns).lastrowid
     except sqlite3.IntegrityError as error:
         raise IdempotencyConflict(f"The id {job.id} is taken.") from error
     for key, value in job.spec.labels.items():

@@ -44,7 +44,7 @@ class Transaction:
     now: float
     events: list[Event] = field(default_factory=list)
     apps: dict[str, App] = field(default_factory=dict)
-    """Apps read in this transaction: most of its writes are jobs of a few apps."""
+    """Apps as they are in this transaction, as far as they were read: most writes are jobs of a few apps."""
 
     def execute(self, sql: str, values: tuple[Any, ...] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -69,7 +69,8 @@ class Transaction:
         subject.seq += 1
         self.apps.pop(subject.id, None)
         # A message may quote a file name that is not valid UTF-8, and must be kept all the same.
-        message = message.encode(errors="backslashreplace").decode()
+        if not message.isascii():
+            message = message.encode(errors="backslashreplace").decode()
         error_text, data_text = rows.error_text(error), rows.dumps(dict(data)) if data else None
         values = (subject.id, subject.seq, self.now, topic, message, attempt_id, error_text, data_text)
         cursor = self.execute(SQL["append"], values)

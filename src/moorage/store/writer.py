@@ -2,8 +2,8 @@
 
 A write's statements run in the event loop, some tens of microseconds each time; its commit, which waits for the
 disk, runs in a thread, unless the disk has lately been quicker than the way there and back is. Writes that come
-meanwhile share the next commit, so the cost of durability is divided among them. A savepoint around each write keeps
-one that fails from spoiling the others.
+meanwhile share the next commit, so the cost of durability is divided among them. A savepoint around each but the first
+keeps one that fails from spoiling the others.
 
 Why not all of it in the thread: SQLite gives up the interpreter lock in every step, and a busy loop gives it back
 only after the switch interval (5 ms). A write takes ten steps and more: measured with a busy loop on two cores,
@@ -13,7 +13,7 @@ only after the switch interval (5 ms). A write takes ten steps and more: measure
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from moorage.errors import StoreUnavailable
+from moorage.model.apps import App
 from moorage.model.events import Event
 from moorage.store.database import meaning, passes
 from moorage.store.transitions import Steps, Transaction
@@ -75,14 +76,18 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moorage-commit")
         self._waiting: deque[_Write[Any]] = deque()
         self._outcomes: list[_Outcome] = []
+        self._apps: dict[str, App] = {}
+        """What transactions have read of apps; of use until somebody else writes."""
+        self._others: int | None = None
+        """Tells whether another process has written."""
         self._pace = 1.0
         """Seconds that a commit takes on this disk, the latest counting most."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
 
-    def write(self, work: Work[T]) -> Coroutine[Any, Any, T]:
-        """Queue a write at once; the result waits until it is durable.
+    def write(self, work: Work[T]) -> asyncio.Future[T]:
+        """Queue a write; what is given is done once it is durable.
 
         The order is that of the calls, not that in which their results are awaited. Raises what `work` raises,
         and DiskFull or StoreUnavailable.
@@ -95,7 +100,7 @@ class Writer:
             self._idle.clear()
             # Soon, not now: whoever else runs in this turn of the loop joins the group.
             self._loop.call_soon(self._begin, self._loop.time() + PATIENCE)
-        return _result(future)
+        return future
 
     async def close(self) -> None:
         """Finish what is queued."""
@@ -115,7 +120,11 @@ class Writer:
             self._waiting.clear()
             self._deliver(())
             return
-        transaction = Transaction(connection=self._connection, now=self._clock())
+        others = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if others != self._others:
+            self._others = others
+            self._apps.clear()
+        transaction = Transaction(connection=self._connection, now=self._clock(), apps=self._apps)
         self._proceed(transaction, self._run_group(transaction))
 
     def _proceed(self, transaction: Transaction, steps: Iterator[None]) -> None:
@@ -146,25 +155,32 @@ class Writer:
             self._outcomes.append((yield from self._run(transaction, write)))
 
     def _run(self, transaction: Transaction, write: _Write[Any]) -> Steps[_Outcome]:
-        already = len(transaction.events)
+        already, first = len(transaction.events), not self._outcomes
         try:
-            self._connection.execute("SAVEPOINT one")
+            if not first:
+                self._connection.execute("SAVEPOINT one")
             value = write.work(transaction)
             if isinstance(value, Generator):
                 value = yield from value
-            self._connection.execute("RELEASE one")
+            if not first:
+                self._connection.execute("RELEASE one")
         except Exception as error:
             del transaction.events[already:]
-            self._undo()
+            transaction.apps.clear()
+            self._undo(first=first)
             return _Outcome(write=write, error=meaning(error))
         yield
         return _Outcome(write=write, value=value)
 
-    def _undo(self) -> None:
-        # On some errors (a full disk) SQLite gives up the whole transaction by itself; then the group ends here.
+    def _undo(self, *, first: bool) -> None:
+        """Undo one write; if nothing was written before it, the whole transaction, and then the group ends here."""
+        # On some errors (a full disk) SQLite gives up the whole transaction by itself.
         with suppress(sqlite3.Error):
-            self._connection.execute("ROLLBACK TO one")
-            self._connection.execute("RELEASE one")
+            if first:
+                self._connection.execute("ROLLBACK")
+            else:
+                self._connection.execute("ROLLBACK TO one")
+                self._connection.execute("RELEASE one")
 
     def _commit(self) -> sqlite3.Error | None:
         begun = monotonic()
@@ -181,6 +197,7 @@ class Writer:
         if error is not None:
             self._outcomes = [_refused(outcome, error) for outcome in self._outcomes]
             transaction.events.clear()
+            transaction.apps.clear()
         self._deliver(transaction.events)
 
     def _deliver(self, events: Sequence[Event]) -> None:
@@ -193,10 +210,6 @@ class Writer:
             self._loop.call_soon(self._begin, self._loop.time() + PATIENCE)
         else:
             self._idle.set()
-
-
-async def _result(future: asyncio.Future[T]) -> T:
-    return await future
 
 
 def _refused(outcome: _Outcome, error: Exception) -> _Outcome:

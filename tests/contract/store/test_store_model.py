@@ -4,11 +4,11 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -72,8 +72,11 @@ class StoreMachine(RuleBasedStateMachine):
         for app_id in ("app_1", "app_2"):
             self.do(self.store.add_app(an_app(id=app_id), message="x"))
 
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+    def do(self, work: Awaitable[T]) -> T:
+        async def done() -> T:
+            return await work
+
+        return self.runner.run(done())
 
     async def opened(self) -> SqliteStore:
         return SqliteStore.open(self.directory / "moorage.db", clock=self.clock)

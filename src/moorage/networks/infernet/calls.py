@@ -144,7 +144,7 @@ class Calls:
     @asynccontextmanager
     async def page(self, path: str, query: Mapping[str, str] | None = None, *, within: float) -> AsyncIterator[Answer]:
         """Give the answer to a GET once it begins, as `exchange` does; that the container starts takes of its time."""
-        target = f"{path}?{urlencode(query)}" if query else path
+        target = f"{path}?{urlencode(query, safe='/')}" if query else path
         try:
             async with asyncio.timeout(within), self._acquire() as endpoint:
                 with await self._send(endpoint, "GET", target) as answer:

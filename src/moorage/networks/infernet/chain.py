@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,7 +70,7 @@ async def run(request: Request, chain: Sequence[Container], cancelled: Cancellat
     """Ask one container after the other; the output of each is the data of the next, and the first failure ends it."""
     data: JSON = request.data
     answers: list[Answer] = []
-    async with _until(cancelled):
+    with _Until(cancelled):
         for position, container in enumerate(chain):
             body = request_body(
                 data,
@@ -101,10 +101,11 @@ async def stream(
     kept = Kept()
     outcome: Output | Failure | None = None
     try:
-        async with _until(cancelled), aclosing(container.stream(body)) as chunks:
-            async for chunk in chunks:
-                kept.add(chunk)
-                await write(chunk)
+        with _Until(cancelled):
+            async with aclosing(container.stream(body)) as chunks:
+                async for chunk in chunks:
+                    kept.add(chunk)
+                    await write(chunk)
             outcome = Output(value=kept.document)
     except ContainerError as error:
         outcome = error.failure
@@ -187,19 +188,23 @@ def _error(answer: Answer) -> ErrorInfo | None:
     return ContainerFailed(f"Container {answer.container}: {answer.outcome.error}").info
 
 
-@asynccontextmanager
-async def _until(cancelled: Cancellation) -> AsyncIterator[None]:
-    """Give up what is done within once it is cancelled; what it was is then left unfinished."""
-    task = asyncio.current_task()
-    assert task is not None
-    if cancelled.is_set():
-        task.cancel()
-    cancelled.on_set = task.cancel
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not cancelled.is_set():
-            raise
-        task.uncancel()
-    finally:
-        cancelled.on_set = None
+class _Until:
+    """Gives up what is done within once it is cancelled; what it was is then left unfinished."""
+
+    def __init__(self, cancelled: Cancellation) -> None:
+        self._cancelled = cancelled
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        if self._cancelled.is_set():
+            task.cancel()
+        self._cancelled.on_set = task.cancel
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._cancelled.on_set = None
+        given_up = kind is not None and issubclass(kind, asyncio.CancelledError) and self._cancelled.is_set()
+        if given_up:
+            self._task.uncancel()
+        return given_up

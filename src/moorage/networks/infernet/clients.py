@@ -25,6 +25,8 @@ class Clients:
             return None
         try:
             client = policy.client(request.client.host)
+            if not self._trusted_proxies:
+                return client
             forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
             hops = [hop.strip() for hop in forwarded.split(",")] if forwarded.strip() else []
             while hops and any(client in proxy for proxy in self._trusted_proxies):

@@ -5,10 +5,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from uuid import uuid4
+
+from uuid_utils import uuid4
 
 from moorage.errors import JobFinished, NotFound
-from moorage.model.jobs import Job, JobSpec, Mode
+from moorage.model.jobs import JSON, Job, JobSpec, Mode
+from moorage.model.limits import KIB
 from moorage.networks.base import Port
 from moorage.networks.infernet import chain, policy, wire
 from moorage.networks.infernet.chain import SMALL, result_of
@@ -17,12 +19,16 @@ from moorage.networks.infernet.fleet import OPERATOR, Fleet
 from moorage.networks.infernet.manifest import NETWORK
 from moorage.networks.infernet.policy import Client, Refusal
 from moorage.networks.infernet.reports import Reports
-from moorage.networks.infernet.wire import BadBody, JobResult, OffchainRequest
+from moorage.networks.infernet.wire import BadBody, JobResult, OffchainRequest, encode
 from moorage.store.base import JobFilter, Page
 
 LISTED = 1000
 """Ids that a list holds unless it is asked for fewer or more."""
 MOST_LISTED = 10_000
+RECENT = 1000
+"""Answers that are kept at hand."""
+SHORT = 16 * KIB
+"""Bytes of an answer, about, that is kept so."""
 CLIENT = "client"
 """Label of a job with the address that sent it."""
 
@@ -37,6 +43,9 @@ class Desk:
     def __init__(self, port: Port, fleet: Fleet, *, max_queue: int) -> None:
         self._port, self._fleet, self._max_queue = port, fleet, max_queue
         self._reports = Reports(port.directory / "reports.db")
+        self._recent: dict[str, bytes] = {}
+        """What is answered of the jobs that ended last, unless it is long: it is asked for very soon, and then never
+        changes."""
         self._is_open = False
 
     async def open(self) -> None:
@@ -77,7 +86,10 @@ class Desk:
             labels={CLIENT: str(client)},
             mode=mode,
         )
-        return (await self._port.submit(spec, caller=OPERATOR, job_id=job_id or str(uuid4()), lane=lane)).id
+        job = await self._port.submit(spec, caller=OPERATOR, job_id=job_id or str(uuid4()), lane=lane)
+        if (end := self._port.end_of(job.id)) is not None:
+            end.add_done_callback(self._remember)
+        return job.id
 
     async def own(self, job_id: str) -> Job | None:
         """Read a job that a client was given the id of; None for anything else."""
@@ -87,27 +99,22 @@ class Desk:
             return None
         return job if job.owner == OPERATOR.name else None
 
-    async def result(self, job_id: str, client: Client) -> JobResult | None:
-        """Tell what became of a job, or what the client itself reported of it; None if nothing is known."""
-        if self._port.end_of(job_id) is not None:
-            return JobResult(id=job_id, status="running")
-        job = await self.own(job_id)
-        return self._reports.find(str(client), job_id) if job is None else result_of(job)
+    async def answer(self, job_id: str, client: Client, *, intermediate: bool = False) -> bytes | None:
+        """Tell in JSON what became of a job, or what the client itself reported of it; None if nothing is known."""
+        if not intermediate and (recent := self._recent.get(job_id)) is not None:
+            return recent
+        result = await self._result(job_id, client)
+        return None if result is None else encode(result.document(intermediate=intermediate))
 
-    async def wait(
-        self, ids: Sequence[str], seconds: float, *, stopping: asyncio.Future[Any]
-    ) -> Mapping[str, JobResult]:
-        """Wait until none of the jobs runs, the time is up, or the server stops; give what became of some."""
-        until, known = time.monotonic() + seconds, {}
+    async def wait(self, ids: Sequence[str], seconds: float, *, stopping: asyncio.Future[Any]) -> None:
+        """Wait until none of the jobs runs, the time is up, or the server stops."""
+        until = time.monotonic() + seconds
         for job_id in ids:
             end = self._port.end_of(job_id)
             if end is not None:
                 left = max(0.0, until - time.monotonic())
                 ends: set[asyncio.Future[Any]] = {end, stopping}
                 await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if end.done() and (job := end.result()) is not None:
-                    known[job_id] = result_of(job)
-        return known
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job, unless it has ended."""
@@ -139,9 +146,24 @@ class Desk:
 
         Raises DiskFull, StoreUnavailable.
         """
+        self._recent.clear()
         before = time.time() - kept.ttl
         await self._port.forget_jobs(caller=OPERATOR, before=before, keep=kept.max)
         self._reports.forget(before=before, keep=kept.max)
+
+    def _remember(self, end: asyncio.Future[Job | None]) -> None:
+        job = end.result()
+        if job is None or not _short(job.value):
+            return
+        self._recent[job.id] = encode(result_of(job).document(intermediate=False))
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
+    async def _result(self, job_id: str, client: Client) -> JobResult | None:
+        if self._port.end_of(job_id) is not None:
+            return JobResult(id=job_id, status="running")
+        job = await self.own(job_id)
+        return self._reports.find(str(client), job_id) if job is None else result_of(job)
 
     async def _end_strays(self) -> None:
         """Let jobs go on, and so fail, that an earlier node left for containers which are not configured any more."""
@@ -152,6 +174,18 @@ class Desk:
                 await self._port.open_lane(lane, width=1)
                 opened.add(lane)
             page = Page(before=jobs[-1].id)
+
+
+def _short(value: JSON) -> bool:
+    """Tell whether JSON is short, without looking at more of it than that."""
+    left, rest = SHORT, [value]
+    while rest and left > 0:
+        each = rest.pop()
+        left -= len(each) if isinstance(each, str | list | dict) else 1
+        if left > 0 and isinstance(each, list | dict):
+            rest += each
+            rest += each.values() if isinstance(each, dict) else ()
+    return left > 0
 
 
 def number(query: Mapping[str, str], name: str, default: float, most: float) -> float:

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +98,7 @@ class Infernet:
 
     async def _ask(self, ctx: Context) -> Result:
         request = Request.of(ctx.job.spec.parameters)
-        async with self._asking(ctx, request.containers) as asked:
+        with self._asking(ctx, request.containers) as asked:
             if ctx.job.spec.mode == "stream":
                 write, left = self._outlet(ctx)
                 return await chain.stream(request, asked[0], write, ctx.cancelled, left=left)
@@ -112,7 +112,7 @@ class Infernet:
         findings: list[Finding] = []
         containers = manifest.installed(ctx.layers["app"]).containers
         for container in containers:
-            async with self._asking(ctx, (container.id,)) as (calls,):
+            with self._asking(ctx, (container.id,)) as (calls,):
                 found = await check(container, calls, ctx.job.spec.parameters or None)
             several = len(containers) > 1
             findings += (replace(each, rule=f"{container.id}: {each.rule}") if several else each for each in found)
@@ -140,8 +140,8 @@ class Infernet:
         self._served = InfernetSurface(port)
         return self._served.surface()
 
-    @asynccontextmanager
-    async def _asking(self, ctx: Context, names: tuple[str, ...]) -> "AsyncIterator[tuple[Calls, ...]]":
+    @contextmanager
+    def _asking(self, ctx: Context, names: tuple[str, ...]) -> "Iterator[tuple[Calls, ...]]":
         """Give what asks the containers of a job: those that are served, or those of the app, started for it."""
         if self._served is not None and (ctx.job.lane is not None or self._served.serves(ctx.app)):
             yield tuple(self._served.calls(name) for name in names)

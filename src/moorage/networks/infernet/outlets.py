@@ -2,16 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from moorage.networks.infernet.chain import INTERRUPTED
+from moorage.networks.infernet.responses import Headers, Message, Receive, Send
 from moorage.networks.infernet.wire import Failure, JobResult, Output, dump
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 APART = 0.01
 """Seconds between a job's id and its first byte: the network's client takes all that its first read gives as the id."""

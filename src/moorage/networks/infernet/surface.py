@@ -2,16 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import Request
+from uuid_utils import uuid4
 
 from moorage import __version__
 from moorage.errors import MoorageError, NotFound
@@ -27,24 +26,26 @@ from moorage.networks.infernet.config import Config, read
 from moorage.networks.infernet.desk import LISTED, Desk, NotNow, number
 from moorage.networks.infernet.fleet import Fleet
 from moorage.networks.infernet.manifest import NETWORK
-from moorage.networks.infernet.outlets import Message, Outlet, Receive, Send, StreamedResponse
+from moorage.networks.infernet.outlets import Outlet, StreamedResponse
 from moorage.networks.infernet.policy import Client
 from moorage.networks.infernet.rates import RateLimiter
+from moorage.networks.infernet.responses import JsonResponse, Message, Receive, Send
 from moorage.networks.infernet.service import ContainerError
-from moorage.networks.infernet.wire import BadBody, DelegatedRequest, JobResult, OffchainRequest, dump
+from moorage.networks.infernet.wire import BadBody, DelegatedRequest, JobResult, OffchainRequest
 from moorage.networks.manifest import Table, validated
 
 log = structlog.get_logger(__name__)
 
-PATHS = ("/health", "/info", "/resources", "/api/")
+PATHS, BELOW = ("/health", "/info", "/resources"), ("/api/",)
 RESOURCES_WITHIN = 0.8
 """Seconds that a container has to tell what it offers; the network's client waits one for all of them."""
 LONGEST_WAIT = 60.0
 QUICK = 64 * KIB
 """Bytes of a body that is read in the event loop; a longer one is read beside it."""
 TIDY_EVERY = 60.0
+LATER = ((b"retry-after", b"1"),)
 
-Handler = Callable[[Request, Client], Awaitable[Response | StreamedResponse]]
+Handler = Callable[[Request, Client], Awaitable[JsonResponse | StreamedResponse]]
 
 
 class Settings(Table):
@@ -81,7 +82,7 @@ class InfernetSurface:
 
     def surface(self) -> Surface:
         """Give the routes and the background work."""
-        return Surface(app=self._answer, paths=PATHS, tasks=(self._work,), admits=self._clients.admits)
+        return Surface(app=self._answer, paths=PATHS, below=BELOW, tasks=(self._work,), admits=self._clients.admits)
 
     def serves(self, app: App) -> bool:
         """Tell whether a job of an app is for the containers of the configuration."""
@@ -137,26 +138,28 @@ class InfernetSurface:
         response = await self._response(request)
         await response(scope, receive, send)
 
-    async def _response(self, request: Request) -> Response | StreamedResponse:
+    async def _response(self, request: Request) -> JsonResponse | StreamedResponse:
         path, method = request.scope["path"], request.scope["method"]
         handlers = self._routes.get(path)
         if handlers is None:
-            return _json({"error": f"There is nothing at {path}"}, 404)
+            return JsonResponse.of({"error": f"There is nothing at {path}"}, 404)
         route = "GET" if method == "HEAD" else method
         handler = handlers.get(route)
         if handler is None:
-            return _json({"error": f"{path} does not take {method}"}, 405, {"allow": ", ".join(handlers)})
+            allowed = [(b"allow", ", ".join(handlers).encode())]
+            return JsonResponse.of({"error": f"{path} does not take {method}"}, 405, allowed)
         request.scope["endpoint"] = handler  # so that it is counted under its path
         client = self._clients.of(request)
         if client is None:
-            return _json({"error": "Could not get client IP address"}, 400)
+            return JsonResponse.of({"error": "Could not get client IP address"}, 400)
         if path == "/api/status":
             return await _settled(handler, request, client)
         verdict = self._rates.take(f"{route} {path}", str(client), time.monotonic())
+        limits = [(name.encode(), value.encode()) for name, value in verdict.headers.items()]
         if not verdict.allowed:
-            return _json({"error": "Too many requests"}, 429, verdict.headers)
+            return JsonResponse.of({"error": "Too many requests"}, 429, limits)
         response = await _settled(handler, request, client)
-        response.raw_headers += [(name.encode(), value.encode()) for name, value in verdict.headers.items()]
+        response.raw_headers += limits
         return response
 
     async def _body(self, request: Request, *, json: bool) -> bytes:
@@ -165,28 +168,32 @@ class InfernetSurface:
             raise BadBody("content-type: should be application/json", status=415)
         most = self._config.server.max_body
         too_large = BadBody(f"body: is longer than {most} bytes", status=413)
-        if request.headers.get("content-length", "").isdecimal() and int(request.headers["content-length"]) > most:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > most:
             raise too_large
-        body = bytearray()
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise too_large
-        except ClientDisconnect:
-            raise BadBody("body: ended before it was complete") from None
+        body, more = bytearray(), True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise BadBody("body: ended before it was complete")
+            body += message.get("body", b"")
+            if len(body) > most:
+                raise too_large
+            more = message.get("more_body", False)
         return bytes(body)
 
     # routes
 
-    async def _health(self, request: Request, client: Client) -> Response:
-        return _json({"status": "healthy"}) if self._fleet.settled else _json({"status": "unhealthy"}, 503)
+    async def _health(self, request: Request, client: Client) -> JsonResponse:
+        if not self._fleet.settled:
+            return JsonResponse.of({"status": "unhealthy"}, 503)
+        return JsonResponse.of({"status": "healthy"})
 
-    async def _info(self, request: Request, client: Client) -> Response:
+    async def _info(self, request: Request, client: Client) -> JsonResponse:
         shown = ("id", "description", "external", "image")
         containers = [{key: getattr(each, key) for key in shown} for each in self._fleet.running()]
         load = self._port.lane_load()
-        return _json(
+        return JsonResponse.of(
             {
                 "chain": {"address": "", "enabled": False},
                 "containers": containers,
@@ -195,11 +202,11 @@ class InfernetSurface:
             }
         )
 
-    async def _resources(self, request: Request, client: Client) -> Response:
+    async def _resources(self, request: Request, client: Client) -> JsonResponse:
         model_id = request.query_params.get("model_id")
         names = list(self._fleet.containers)
         found = await asyncio.gather(*(self._resources_of(name, model_id) for name in names))
-        return _json({name: answer for name, answer in zip(names, found, strict=True) if answer is not None})
+        return JsonResponse.of({name: answer for name, answer in zip(names, found, strict=True) if answer is not None})
 
     async def _resources_of(self, name: str, model_id: str | None) -> JSON:
         calls = self._fleet.calls(name)
@@ -209,18 +216,18 @@ class InfernetSurface:
             return await calls.resources(model_id, within=RESOURCES_WITHIN)
         return None
 
-    async def _post(self, request: Request, client: Client) -> Response:
+    async def _post(self, request: Request, client: Client) -> JsonResponse:
         found = await _parsed(wire.parse, await self._body(request, json=True))
         refusal = self._desk.refusal(found, client)
         if refusal is not None:
-            return _json(refusal.document, 405)
+            return JsonResponse.of(refusal.document, 405)
         assert isinstance(found, OffchainRequest)
-        return _json({"id": await self._desk.submit(found, client, mode="run")})
+        return JsonResponse.of({"id": await self._desk.submit(found, client, mode="run")})
 
-    async def _batch(self, request: Request, client: Client) -> Response:
+    async def _batch(self, request: Request, client: Client) -> JsonResponse:
         limit = self._config.server.max_batch
         items = await _parsed(partial(wire.parse_batch, limit=limit), await self._body(request, json=False))
-        return _json(await asyncio.gather(*(self._item(item, client) for item in items)))
+        return JsonResponse.of(await asyncio.gather(*(self._item(item, client) for item in items)))
 
     async def _item(self, item: wire.Request | BadBody, client: Client) -> JSON:
         if isinstance(item, BadBody):
@@ -236,15 +243,15 @@ class InfernetSurface:
         except NotNow as reason:
             return {"error": str(reason), "params": {}}
 
-    async def _stream(self, request: Request, client: Client) -> Response | StreamedResponse:
+    async def _stream(self, request: Request, client: Client) -> JsonResponse | StreamedResponse:
         found = await _parsed(wire.parse, await self._body(request, json=True))
         if isinstance(found, DelegatedRequest):
-            return _json({"error": "Streaming only supported for OffchainJob requests."}, 405)
+            return JsonResponse.of({"error": "Streaming only supported for OffchainJob requests."}, 405)
         refusal = self._desk.refusal(found, client)
         if refusal is not None:
-            return _json(refusal.document, 405)
+            return JsonResponse.of(refusal.document, 405)
         if len(found.containers) > 1:
-            return _json({"error": "containers: only one can stream"}, 400)
+            return JsonResponse.of({"error": "containers: only one can stream"}, 400)
         container = self._fleet.containers[found.containers[0]]
         job_id, outlet = str(uuid4()), Outlet(container.moorage.stream_idle_timeout)
         self._outlets[job_id] = outlet
@@ -271,23 +278,21 @@ class InfernetSurface:
         finally:
             del self._outlets[job_id]
 
-    async def _results(self, request: Request, client: Client) -> Response:
+    async def _results(self, request: Request, client: Client) -> JsonResponse:
         query = request.query_params
         ids = query.getlist("id")
         if not ids:
-            return _json(await self._desk.ids(client, query))
+            return JsonResponse.of(await self._desk.ids(client, query))
         intermediate = query.get("intermediate", "").lower() == "true"
         wait = number(query, "wait", 0.0, LONGEST_WAIT)
         ids = list(dict.fromkeys(ids))
         if len(ids) > LISTED:
             raise BadBody(f"id: holds more than {LISTED} ids")
-        known: Mapping[str, JobResult] = {}
         if wait:
-            known = await self._desk.wait(ids, wait, stopping=request.scope["moorage.stopping"])
-        results = [known.get(job_id) or await self._desk.result(job_id, client) for job_id in ids]
-        return _json([result.document(intermediate=intermediate) for result in results if result is not None])
+            await self._desk.wait(ids, wait, stopping=request.scope["moorage.stopping"])
+        return await self._answers(ids, client, intermediate=intermediate)
 
-    async def _cancel(self, request: Request, client: Client) -> Response:
+    async def _cancel(self, request: Request, client: Client) -> JsonResponse:
         """Cancel jobs: they fail; those that have ended stay as they are."""
         ids = [
             each for each in dict.fromkeys(request.query_params.getlist("id")) if await self._desk.own(each) is not None
@@ -295,32 +300,32 @@ class InfernetSurface:
         for job_id in ids:
             await self._desk.cancel(job_id)
         await self._desk.wait(ids, 1.0, stopping=request.scope["moorage.stopping"])
-        results = [await self._desk.result(job_id, client) for job_id in ids]
-        return _json([result.document(intermediate=False) for result in results if result is not None])
+        return await self._answers(ids, client)
 
-    async def _put_status(self, request: Request, client: Client) -> Response:
+    async def _answers(self, ids: Sequence[str], client: Client, *, intermediate: bool = False) -> JsonResponse:
+        """Tell what became of jobs; nothing of those that are not known."""
+        told = [await self._desk.answer(job_id, client, intermediate=intermediate) for job_id in ids]
+        return JsonResponse(b"[" + b",".join(each for each in told if each is not None) + b"]\n")
+
+    async def _put_status(self, request: Request, client: Client) -> JsonResponse:
         if not any(client in source for source in self._config.status_sources):
-            return _json({"error": "Unauthorized"}, 403)
+            return JsonResponse.of({"error": "Unauthorized"}, 403)
         report = wire.parse_status(await self._body(request, json=False))
         await self._desk.report(client, report)
-        return _json(None)
+        return JsonResponse.of(None)
 
 
-async def _settled(handler: Handler, request: Request, client: Client) -> Response | StreamedResponse:
+async def _settled(handler: Handler, request: Request, client: Client) -> JsonResponse | StreamedResponse:
     """Give what a handler answers, also where it refuses."""
     try:
         return await handler(request, client)
     except NotNow as reason:
-        return _json({"error": str(reason)}, 503, {"retry-after": "1"})
+        return JsonResponse.of({"error": str(reason)}, 503, LATER)
     except BadBody as error:
-        return _json({"error": error.text}, error.status)
+        return JsonResponse.of({"error": error.text}, error.status)
     except MoorageError as error:
-        return _json({"error": error.message}, 503, {"retry-after": "1"})
+        return JsonResponse.of({"error": error.message}, 503, LATER)
 
 
 async def _parsed(parse: Callable[[bytes], Any], body: bytes) -> Any:
     return parse(body) if len(body) <= QUICK else await asyncio.to_thread(parse, body)
-
-
-def _json(body: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(dump(body), status, headers=dict(headers or {}), media_type="application/json")

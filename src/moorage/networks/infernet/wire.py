@@ -299,9 +299,14 @@ def parse_status(body: bytes) -> StatusReport:
 # Answers
 
 
+def encode(value: JSON) -> bytes:
+    r"""Write JSON compactly, keys sorted, `\uXXXX` for all that is not ASCII."""
+    return _ENCODER.encode(value).encode()
+
+
 def dump(value: JSON) -> bytes:
-    r"""Write an answer: compact, keys sorted, `\uXXXX` for all that is not ASCII, a newline at the end (section 4)."""
-    return _ENCODER.encode(value).encode() + b"\n"
+    """Write an answer: JSON with a newline at the end (section 4)."""
+    return encode(value) + b"\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

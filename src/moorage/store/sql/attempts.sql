@@ -8,8 +8,13 @@ SELECT attempts.*, jobs.id AS job_id FROM attempts CROSS JOIN jobs ON jobs.n = a
 WHERE attempts.finished_at IS NULL
 ORDER BY attempts.n
 
--- name: state
-SELECT n, id, state FROM attempts WHERE job = ? AND number = ?
+-- name: held
+SELECT
+  jobs.n, jobs.id, jobs.app_id, jobs.spec, jobs.state, jobs.lane, jobs.attempts, jobs.cancelling, jobs.created_at,
+  (SELECT max(seq) FROM events WHERE subject = jobs.id) AS seq,
+  attempts.n AS attempt, attempts.id AS attempt_id, attempts.state AS attempt_state
+FROM jobs LEFT JOIN attempts ON attempts.job = jobs.n AND attempts.number = ?
+WHERE jobs.id = ?
 
 -- name: outputs
 SELECT outputs FROM attempts JOIN jobs ON attempts.job = jobs.n AND attempts.number = jobs.attempts WHERE jobs.id = ?

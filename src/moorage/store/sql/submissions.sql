@@ -13,8 +13,7 @@ VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)
 -- name: insert_running
 INSERT INTO jobs
   (id, owner, network, app_id, app_digest, layers, state, blocked, attempts, created_at, started_at, parent_id, lane, spec)
-VALUES
-  (:id, :owner, :network, :app_id, :app_digest, :layers, 'running', 0, 1, :now, :now, :parent_id, :lane, :spec)
+VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 1, ?, ?, ?, ?, ?)
 
 -- name: label
 INSERT INTO job_labels (key, value, job) VALUES (?, ?, ?)
