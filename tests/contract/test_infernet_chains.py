@@ -129,6 +129,23 @@ def test_a_redirect_on_the_same_host_is_followed_with_the_body(
     assert (second.method, second.body, second.headers["content-type"]) == ("POST", first.body, "application/json")
 
 
+@pytest.mark.parametrize(
+    ("location", "path"), [("{url}", "/"), ("{url}?a=b", "/?a=b"), ("/\u00e9 x", "/%C3%A9%20x"), ("/a%2Fb", "/a%2Fb")]
+)
+def test_a_redirect_may_be_written_in_any_way(
+    node: Node, boxes: dict[str, Container], location: str, path: str
+) -> None:
+    def moved(exchange: Exchange, seen: Seen) -> None:
+        if seen.path == "/service_output":
+            target = location.format(url=boxes["a"].url)
+            exchange.reply(b"", 308, None, Location=target.encode().decode("latin-1"))
+        else:
+            exchange.json({"at": seen.path})
+
+    boxes["a"].answer = moved
+    assert node.done("a") == {"container": "a", "output": {"at": path}}
+
+
 def test_no_other_redirect_is_followed(node: Node, boxes: dict[str, Container]) -> None:
     targets = [boxes["b"].url + "/service_output", "http://127.0.0.1:1/", "//evil.example/x", "/service_output", ""]
     for target in targets:

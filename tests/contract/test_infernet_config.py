@@ -103,6 +103,7 @@ NUMBERS = [
 ]
 
 Write = Callable[[Any], Path]
+NO_HOST = "must have the name or address of a host, and a port from 1 to 65535 if any."
 
 
 @pytest.fixture
@@ -308,6 +309,10 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         (one_container(id=5), "`containers[0].id`: Input should be a valid string."),
         (one_container(port=0), "`containers[0].port`: Input should be greater than or equal to 1."),
         (one_container(url="ftp://x"), "`containers[0].url`: must be http:// or https://, a host and at most a path."),
+        *(
+            (one_container(url=url), f"`containers[0].url`: {NO_HOST}")
+            for url in ("http://x:65536", "http://x:y", "http://x:0", "http://:80", "http://[::1", "http://a..b")
+        ),
         (one_container(bearer="a\nb"), "`containers[0].bearer`: must be visible ASCII"),
         (one_container(allowed_ips=["10.0.0.300"]), "`containers[0].allowed_ips[0]`: must be an IP address or a range"),
         (one_container(allowed_ips=[5]), "`containers[0].allowed_ips[0]`: must be an IP address or a range"),

@@ -244,9 +244,7 @@ def test_old_results_are_forgotten_by_age_and_number(
 ) -> None:
     monkeypatch.setattr(surface, "TIDY_EVERY", 0.05)
     with infernet(tmp_path, settings(boxes), results=kept) as node:
-        ids = [node.submit("a") for _ in range(4)]
-        for job_id in ids:
-            node.result(job_id)
+        ids = [node.result(node.submit("a"))["id"] for _ in range(4)]
         until(lambda: told(node, *ids) == [(job_id, "success") for job_id in ids[-left:]])
         assert node.client.get("/api/jobs").json() == ids[::-1][:left]
 

@@ -3,6 +3,7 @@
 Item 7 of the acceptance checklist (section 8).
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -16,7 +17,20 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.infernet import Answer, Container, Exchange, Node, Seen, container, frames, free_port, infernet, until
+from moorage.networks.infernet.calls import Calls, TimedOut, remote
+from tests.infernet import (
+    WITHIN,
+    Answer,
+    Container,
+    Exchange,
+    Node,
+    Seen,
+    container,
+    frames,
+    free_port,
+    infernet,
+    until,
+)
 
 IDLE = 0.3
 MIB = 2**20
@@ -315,6 +329,25 @@ def test_a_container_that_fails_ends_the_body_and_the_job_tells(
             job_id = next(arriving)[:-1].decode()
             assert list(arriving) == [body], "the last chunk never comes"
             assert error_of(node, job_id, name).startswith(error)
+
+
+def floods(exchange: Exchange, seen: Seen) -> None:
+    exchange.stream()
+    while not exchange.box.gate.is_set():
+        exchange.chunk(bytes(1 << 16))
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_never_has_to_be_waited_for_ends_in_time_too(box: Container) -> None:
+    async def drain() -> None:
+        with Calls("a", remote, url=box.url, stream_timeout=IDLE) as calls:
+            async for _ in calls.stream(b"{}"):
+                await asyncio.sleep(0.01)  # meanwhile more comes
+
+    box.answer = floods
+    with pytest.raises(TimedOut, match=f"Timeout after {IDLE} s"):
+        await asyncio.wait_for(drain(), WITHIN)
+    box.gate.set()
 
 
 @pytest.mark.parametrize(("name", "answer"), [("a", fails), ("a", broken()), ("gone", fails), ("idle", silent())])

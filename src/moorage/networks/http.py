@@ -70,8 +70,9 @@ def to(url: str) -> Connect:
         try:
             return await loop.create_connection(protocol, host, port, ssl=context)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConnectFailed(reason) from error
+            raise ConnectFailed(error.strerror or str(error)) from error
+        except UnicodeError as error:
+            raise ConnectFailed(f"it is no name of a host: {error}") from error
 
     return connect
 
@@ -154,6 +155,7 @@ class Answer:
         self._connection = connection
         packed = headers.get("content-encoding", "").strip().lower() in _PACKED
         self._unpack = zlib.decompressobj(_EITHER_FORMAT) if packed else None
+        self._begun = False
 
     def __enter__(self) -> Self:
         """Give itself."""
@@ -170,16 +172,24 @@ class Answer:
         """
         if self._unpack is None:
             return await self._connection.read()
-        while packed := self._unpack.unconsumed_tail or await self._connection.read():
+        while packed := await self._packed(self._unpack.unconsumed_tail):
+            if self._unpack.eof:
+                raise Broken("something follows its packed content")
+            self._begun = True
             try:
                 piece = self._unpack.decompress(packed, READ_AHEAD)
             except zlib.error as error:
                 raise Broken(f"it is not packed as it says: {error}") from None
             if piece:
                 return piece
-        if not self._unpack.eof:
+        if self._begun and not self._unpack.eof:
             raise Broken("its packed content ends too early")
         return b""
+
+    async def _packed(self, rest: bytes) -> bytes:
+        if rest:
+            await asyncio.sleep(0)  # a little that is packed can be very much
+        return rest or await self._connection.read()
 
 
 class _Connection(asyncio.Protocol):
@@ -198,7 +208,8 @@ class _Connection(asyncio.Protocol):
         self._target: str | None = None
         self._answer: Answer | None = None
         self._headers: dict[str, str] = {}
-        self._size = 0
+        self._size = self._silent = 0
+        """Bytes of the head, and bytes that came since there was anything to take note of."""
         self._pieces: list[bytes] = []
         self._ahead = 0
         self._paused = False
@@ -211,6 +222,8 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes, target: str) -> Answer:
         """Send a request and wait for the head of its answer."""
+        if not self.usable:
+            raise Broken("it was closed")
         assert self._transport is not None
         self._target = target
         self._transport.write(request)
@@ -236,11 +249,12 @@ class _Connection(asyncio.Protocol):
         transport, answer = self._transport, self._answer
         assert transport is not None
         settled = self._complete and not self._paused and not transport.get_write_buffer_size()
-        if not (settled and answer is not None and answer.kept and self.usable):
-            self.abort()
-            return
+        again = settled and answer is not None and answer.kept and self.usable
         self._reset()
-        self._keep(self)
+        if again:
+            self._keep(self)
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Close it at once."""
@@ -270,6 +284,10 @@ class _Connection(asyncio.Protocol):
             self._error = Broken(reason)
         self._tell()
 
+    def _refuse(self, reason: str) -> None:
+        self._fail(reason)
+        self.abort()
+
     # what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -277,28 +295,31 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._target is None or self._complete:
-            self._fail("it says more than it was asked")
-            self.abort()
+            self._refuse("it says more than it was asked")
             return
+        self._silent += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(f"its answer is no HTTP: {error.__context__ or error}")
-            self.abort()
+        except httptools.HttpParserUpgrade:
+            self._refuse("it goes on in another protocol")
+        except httptools.HttpParserError as error:
+            self._refuse(f"its answer is no HTTP: {error.__context__ or error}")
+        else:
+            if self._silent > MAX_HEAD:  # the parser tells of a header once it is whole
+                self._refuse("its head is too long")
 
     def eof_received(self) -> None:
-        self._hang_up("the other side closed it before its answer was complete")
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._hang_up(str(error) if error else "it was closed before its answer was complete")
-
-    def _hang_up(self, reason: str) -> None:
         self._lost = True
         if self._answer is not None and _ends_with_connection(self._answer):
             self._complete = True
             self._tell()
         elif not self._complete:
-            self._fail(reason)
+            self._fail("the other side closed it before its answer was complete")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        if not self._complete:
+            self._fail(str(error) if error else "it was closed before its answer was complete")
 
     # what the parser calls
 
@@ -312,7 +333,7 @@ class _Connection(asyncio.Protocol):
             raise ValueError("its head is too long")
         if self._answer is not None:  # after the body
             return
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode(errors="replace").strip()
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:
@@ -322,6 +343,7 @@ class _Connection(asyncio.Protocol):
             return
         if self._complete:
             return
+        self._silent = 0
         assert self._target is not None
         kept = self._parser.should_keep_alive()
         self._answer = Answer(self, status=status, headers=self._headers, target=self._target, kept=kept)
@@ -330,6 +352,9 @@ class _Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._complete:
             return
+        if self._answer is None:
+            raise ValueError("a body comes before the answer")
+        self._silent = 0
         self._pieces.append(body)
         self._ahead += len(body)
         if self._ahead > READ_AHEAD and not self._paused:
@@ -345,8 +370,9 @@ class _Connection(asyncio.Protocol):
 
 
 def _ends_with_connection(answer: Answer) -> bool:
-    """Tell whether an answer says of itself where it ends (RFC 9112, section 6.3)."""
-    return not answer.headers.keys() & {"content-length", "transfer-encoding"}
+    """Tell whether only the end of the connection tells where an answer ends (RFC 9112, section 6.3)."""
+    chunked = answer.headers.get("transfer-encoding", "").lower().endswith("chunked")
+    return not chunked and "content-length" not in answer.headers
 
 
 def _line(value: str) -> str:

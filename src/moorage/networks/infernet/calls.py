@@ -116,12 +116,15 @@ class Calls:
         try:
             async with self._slots, self._acquire() as endpoint:
                 # What takes the bytes may take its time: a limit around that would end it, and not the reading.
-                until = asyncio.get_running_loop().time() + self._longest
+                loop = asyncio.get_running_loop()
+                until = loop.time() + self._longest
                 with await self._soon(self._send(endpoint, "POST", "/service_output", body), until) as answer:
                     if not 200 <= answer.status < 300:
                         raise ContainerError(error_of(answer.status, await self._soon(_head(answer), until)))
                     while chunk := await self._soon(answer.read(), until):
                         yield chunk
+                        if loop.time() > until:  # reading what is there already never waits, and so never ends
+                            raise self._too_long
         except (http.ConnectFailed, http.Broken, MoorageError) as error:
             raise self._meaning(error) from error
 
@@ -138,7 +141,7 @@ class Calls:
                     yield answer
         except TimeoutError:
             raise TimedOut(f"Timeout after {within:g} s") from None
-        except (OSError, MoorageError) as error:
+        except (http.ConnectFailed, http.Broken, MoorageError) as error:
             raise self._meaning(error) from error
 
     @asynccontextmanager
@@ -151,13 +154,13 @@ class Calls:
                     yield answer
         except TimeoutError:
             raise TimedOut(f"Timeout after {within:g} s") from None
-        except (OSError, MoorageError) as error:
+        except (http.ConnectFailed, http.Broken, MoorageError) as error:
             raise self._meaning(error) from error
 
     async def resources(self, model_id: str | None, *, within: float) -> JSON:
         """Ask what a container offers (section 4.3).
 
-        Raises ContainerError.
+        Raises ContainerError, BadBody.
         """
         query = {} if model_id is None else {"model_id": model_id}
         async with self.page("/service-resources", query, within=within) as answer:
@@ -199,7 +202,7 @@ class Calls:
             there = urlsplit(urljoin(here, answer.headers.get("location", "")))
         except ValueError:
             return None
-        target = there.path + (f"?{there.query}" if there.query else "")
+        target = (there.path or "/") + (f"?{there.query}" if there.query else "")
         same = there[:2] == urlsplit(here)[:2]
         return target if same and target != answer.target else None
 
@@ -211,8 +214,12 @@ class Calls:
                 return await work
         except TimeoutError:
             if left <= self._idle:
-                raise TimedOut(f"Timeout after {self._longest:g} s") from None
+                raise self._too_long from None
             raise TimedOut(f"Timeout: no byte came for {self._idle:g} s") from None
+
+    @property
+    def _too_long(self) -> TimedOut:
+        return TimedOut(f"Timeout after {self._longest:g} s")
 
     def _meaning(self, error: Exception) -> ContainerError:
         """Say what went wrong with a request."""
@@ -220,7 +227,7 @@ class Calls:
             return ContainerError(f"Cannot connect to host {self.name}: {error.message}")
         if isinstance(error, http.ConnectFailed):
             return ContainerError(f"Cannot connect to host {self._host if self._url else self.name}: {error}")
-        return ContainerError(f"The connection broke: {str(error) or type(error).__name__}")
+        return ContainerError(f"The connection broke: {error}")
 
 
 async def _whole(answer: Answer) -> bytes:
@@ -228,12 +235,12 @@ async def _whole(answer: Answer) -> bytes:
 
     Raises ContainerError if it is too long.
     """
-    body = await answer.read()
+    body = bytearray()
     while chunk := await answer.read():
         body += chunk
         if len(body) > MAX_REPLY:
             raise ContainerError(f"The answer is longer than {MAX_REPLY // MIB} MiB")
-    return body
+    return bytes(body)
 
 
 async def _head(answer: Answer) -> bytes:

@@ -7,6 +7,7 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 
@@ -88,9 +89,22 @@ def _folder(value: Path, info: ValidationInfo) -> Path:
     return folder.absolute()
 
 
+def _base(url: str) -> str:
+    """Take an address that paths are appended to."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        sound = parts.port != 0 and (host or not url)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("must have the name or address of a host, and a port from 1 to 65535 if any")
+    return url.rstrip("/")
+
+
 NUMBER = BeforeValidator(_no_switch)
 BLANK = BeforeValidator(_null_if_blank)
-_BASE = AfterValidator(lambda url: url.rstrip("/"))  # paths are appended to it
+_BASE = AfterValidator(_base)
 
 Whole = Annotated[int, Field(ge=0), NUMBER]
 Positive = Annotated[Count, NUMBER]
