@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from moorage.errors import DatabaseTooNew, DiskFull, StoreUnavailable
-from moorage.model.jobs import Result
-from moorage.model.states import AttemptState, JobState
+from moorage.model.apps import App
+from moorage.model.jobs import Job, Result
+from moorage.model.states import AppState, AttemptState, JobState
 from moorage.store.sqlite import SqliteStore
-from tests.contract.store.steps import an_app, claim, history, submit, topics
+from tests.contract.store.steps import an_app, builder, claim, history, submit, topics
 from tests.small_disk import run_on_small_disk
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +61,26 @@ async def test_a_store_opened_again_goes_on_where_it_was(tmp_path: Path):
     assert len(await history(store, "first")) == 5
     assert [event.id for event in await store.events(None)] == list(range(1, 8))
     await store.close()
+
+
+async def test_what_another_process_does_to_an_app_holds_for_the_next_job(tmp_path: Path):
+    path = tmp_path / "moorage.db"
+    store, other = SqliteStore.open(path), SqliteStore.open(path)
+    await store.add_app(an_app(), message="x")
+    seen: list[AppState] = []
+
+    def build(app: App) -> Job:
+        seen.append(app.state)
+        return builder()(app)
+
+    for state in (AppState.PUBLISHED, AppState.HIDDEN):
+        await other.transition_app("app_1", state, message="x")
+        await store.submit("app_1", build, owner="ann")
+    await store.transition_app("app_1", AppState.PUBLISHED, message="x")
+    await store.submit("app_1", build, owner="ann")
+    assert seen == [AppState.PUBLISHED, AppState.HIDDEN, AppState.PUBLISHED]
+    await store.close()
+    await other.close()
 
 
 async def test_a_closed_store_is_one_file(tmp_path: Path):

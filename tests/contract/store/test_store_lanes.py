@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -143,15 +144,32 @@ async def test_what_begin_raises_refuses_the_job_and_leaves_nothing(store: Store
     assert await store.running() == []
 
 
-async def test_one_that_is_refused_spoils_none_of_those_that_share_its_commit(store: Store):
+@pytest.mark.parametrize("place", range(3))
+async def test_one_that_is_refused_spoils_none_of_those_that_share_its_commit(store: Store, place: int):
     await start(store, "taken")
-    asked = [start(store, job_id) for job_id in ("a", "taken", "b")]
-    first, refused, second = await asyncio.gather(*asked, return_exceptions=True)
-    assert isinstance(refused, IdempotencyConflict)
+    wanted = ["a", "b"]
+    wanted.insert(place, "taken")
+    found = await asyncio.gather(*(start(store, job_id) for job_id in wanted), return_exceptions=True)
+    assert isinstance(found.pop(place), IdempotencyConflict)
     assert await ids(store) == ["b", "a", "taken"]
-    for found in (first, second):
-        assert not isinstance(found, BaseException)
-        assert (await finish(store, found[1])).state is JobState.SUCCEEDED
+    for begun in found:
+        assert not isinstance(begun, BaseException)
+        assert (await finish(store, begun[1])).state is JobState.SUCCEEDED
+
+
+async def test_one_that_fails_halfway_leaves_nothing_whatever_it_shares_its_commit_with(store: Store):
+    def begin(job: Job, attempt: Attempt) -> None:
+        raise AppUnavailable
+
+    def failing() -> Awaitable[Job]:
+        return store.start("app_1", builder(lane="l"), place="here", begin=begin)
+
+    asked = (failing(), start(store, "a"), failing(), start(store, "b"), failing())
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(each, AppUnavailable) for each in found] == [True, False, True, False, True]
+    assert await ids(store) == ["b", "a"]
+    assert [attempt.job_id for attempt in await store.running()] == ["a", "b"]
+    assert (await store.job_counts())[JobState.RUNNING] == 2
 
 
 async def test_it_goes_from_running_to_its_end_in_one_step(store: Store, clock: Clock):
