@@ -182,6 +182,7 @@ async def test_what_waits_and_is_cancelled_leaves_and_never_begins(harbour: Harb
     assert end is not None
     await harbour.store.cancel("b", message="x")
     await end
+    await asyncio.sleep(0)  # all who waited are told first
     assert harbour.lanes.end_of("b") is None
     assert harbour.lanes.load() == LaneLoad(waiting=1, running=1)
     await harbour.end("a")
@@ -230,7 +231,9 @@ async def test_the_end_of_a_job_is_told_when_the_store_knows_it(harbour: Harbour
     harbour.services.let_go("waits")
     harbour.services.let_go("runs")
     await end
+    assert harbour.lanes.end_of("waits") is end
     assert [job.state for job in await states(harbour, ["runs", "waits"])] == [JobState.SUCCEEDED] * 2
+    await asyncio.sleep(0)  # all who waited have been told
     assert harbour.lanes.end_of("waits") is None
     assert harbour.lanes.end_of("unknown") is None
 

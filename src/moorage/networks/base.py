@@ -233,7 +233,7 @@ class Port(Protocol):
         """Count the jobs of an open lane, or of all."""
 
     def end_of(self, job_id: str) -> asyncio.Future[Job | None] | None:
-        """Give what is done once a job has left its lane; None if it is in none: it has ended, or was never in one.
+        """Give what is done once a job has left its lane; None a moment later, and if it was never in one.
 
         It holds the job as it ended, or None if that has to be read.
         """

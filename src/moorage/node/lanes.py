@@ -75,7 +75,7 @@ class Lanes:
         return name in self._lanes
 
     def end_of(self, job_id: str) -> asyncio.Future[Job | None] | None:
-        """Give what is done once a job has left its lane, or the node stops; None if it is in none.
+        """Give what is done once a job has left its lane, or the node stops; None if it has left, or was in none.
 
         It holds the job as it is in the store then, or None if the store has to be asked.
         """
@@ -146,7 +146,15 @@ class Lanes:
         self._live[job_id] = asyncio.get_running_loop().create_future()
 
     def _depart(self, job_id: str, ended: Job | None = None) -> None:
-        self._live.pop(job_id).set_result(ended)
+        """Tell that a job has left; it is known here until all who waited for that have been told."""
+        end = self._live.get(job_id)
+        if end is not None and not end.done():
+            end.set_result(ended)
+            asyncio.get_running_loop().call_soon(self._forget, job_id, end)
+
+    def _forget(self, job_id: str, end: asyncio.Future[Job | None]) -> None:
+        if self._live.get(job_id) is end:
+            del self._live[job_id]
 
     def _go_on(self, lane: _Lane) -> None:
         while lane.waiting and lane.running < lane.width:
@@ -165,8 +173,7 @@ class Lanes:
             return
         if attempt is not None:
             await self._store.release(attempt)
-        if job_id in self._live:
-            self._depart(job_id)
+        self._depart(job_id)
         self._leave(lane)
 
     async def _claimed(self, lane: _Lane, job_id: str) -> Attempt | None:
@@ -190,8 +197,7 @@ class Lanes:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("an attempt raised out of its runner", exc_info=error)
-        if job_id in self._live:
-            self._depart(job_id, None if task.cancelled() or error else task.result())
+        self._depart(job_id, None if task.cancelled() or error else task.result())
         self._leave(lane)
 
     def _leave(self, lane: _Lane) -> None:

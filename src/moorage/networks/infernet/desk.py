@@ -160,9 +160,10 @@ class Desk:
             del self._recent[next(iter(self._recent))]
 
     async def _result(self, job_id: str, client: Client) -> JobResult | None:
-        if self._port.end_of(job_id) is not None:
+        end = self._port.end_of(job_id)
+        if end is not None and not end.done():
             return JobResult(id=job_id, status="running")
-        job = await self.own(job_id)
+        job = (end.result() if end is not None else None) or await self.own(job_id)
         return self._reports.find(str(client), job_id) if job is None else result_of(job)
 
     async def _end_strays(self) -> None:
