@@ -17,7 +17,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Begin."""
-        super().connection_made(_Joined(transport, self.loop))  # type: ignore[arg-type]
+        self._joined = _Joined(transport, self.loop)
+        super().connection_made(self._joined)  # type: ignore[arg-type]
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -34,6 +35,11 @@ class Protocol(HttpToolsProtocol):
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
+    def on_response_complete(self) -> None:
+        """End an answer."""
+        self._joined.flush()
+        super().on_response_complete()
+
     def _count(self, size: int) -> None:
         self._head += size
         if self._head > MAX_HEAD:
@@ -41,7 +47,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Joined:
-    """A transport that waits with small pieces for the end of the loop's turn: one system call instead of several."""
+    """A transport that keeps small pieces until the loop's next turn or `flush`: one system call instead of several."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
@@ -50,19 +56,20 @@ class _Joined:
     def write(self, data: bytes) -> None:
         """Write soon."""
         if len(data) >= AT_ONCE:
-            self._flush()
+            self.flush()
             self._transport.write(data)
             return
         if not self._pieces:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._pieces.append(data)
 
     def close(self) -> None:
         """Close once everything is written."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is kept."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
             self._transport.write(b"".join(pieces))

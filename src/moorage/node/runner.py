@@ -212,7 +212,7 @@ class Runner:
         self._flush(live)
         while True:
             try:
-                await asyncio.shield(self._store.finish(live.attempt, state, result, **logs))
+                await self._store.finish(live.attempt, state, result, **logs)  # it is written even if this is cancelled
             except (DiskFull, StoreUnavailable) as error:
                 log.warning("the end of an attempt waits for the store", attempt=live.attempt.id, reason=error.message)
                 await asyncio.gather(*live.writes)

@@ -2,7 +2,7 @@
 
 Every state change checks the transition table and appends its event in the same transaction. A write gives a future
 that is done once that transaction is durable; writes are done in the order in which they were called, whether or not
-that is waited for.
+that is waited for, even if the future is cancelled.
 """
 
 from asyncio import Future

@@ -87,6 +87,7 @@ def start(
     attempt = attempts.first(tx, job, number or 0, subject, place=place)
     job = replace(job, state=JobState.RUNNING, created_at=tx.now, started_at=tx.now, attempts=1, seq=subject.seq)
     begin(job, attempt)
+    tx.begins = True
     return job
 
 

@@ -43,6 +43,8 @@ class Transaction:
     connection: sqlite3.Connection
     now: float
     events: list[Event] = field(default_factory=list)
+    begins: bool = False
+    """Whether a write has begun something whose requests are better on their way before the disk is waited for."""
     apps: dict[str, App] = field(default_factory=dict)
     """Apps as they are in this transaction, as far as they were read: most writes are jobs of a few apps."""
 

@@ -137,14 +137,14 @@ class Writer:
             self._committed(transaction, self._outcomes[-1].error)
             return
         if self._pace < HOP:
-            self._loop.call_soon(self._commit_here, transaction, TURNS)
+            self._commit_here(transaction, TURNS if transaction.begins else 0)
             return
         committed = self._loop.run_in_executor(self._thread, self._commit)
         committed.add_done_callback(lambda done: self._committed(transaction, done.result()))
 
     def _commit_here(self, transaction: Transaction, turns: int) -> None:
         """Commit in the loop, once what the writes have begun is on its way."""
-        if turns > 1:
+        if turns:
             self._loop.call_soon(self._commit_here, transaction, turns - 1)
         else:
             self._committed(transaction, self._commit())
