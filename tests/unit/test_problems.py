@@ -10,6 +10,8 @@ from starlette.responses import StreamingResponse
 
 from moorage import errors
 from moorage.api import problems
+from moorage.api.guard import Guard
+from moorage.api.metrics import Metrics
 from moorage.api.routing import BODY_LIMIT, read, takes
 from moorage.api.schemas import JobBody, TokenBody
 
@@ -25,7 +27,7 @@ KINDS = sorted(
 def app() -> FastAPI:
     app = FastAPI()
     problems.install(app)
-    app.add_middleware(problems.Guard)
+    app.add_middleware(Guard, metrics=Metrics())
     takes(TokenBody)
     takes(JobBody)
 

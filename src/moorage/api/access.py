@@ -123,12 +123,12 @@ class Trusted:
         await self._app(scope, receive, send)
 
 
-async def require_safe_address(host: str, tokens: Tokens, *, admits: Sequence[Admits] = ()) -> None:
-    """Refuse to listen beyond loopback while nobody has a token and no network lets anybody in.
+async def require_safe_address(host: str, tokens: Tokens, *, opened: bool = False) -> None:
+    """Refuse to listen beyond loopback while nobody has a token and no network has `opened` its paths.
 
     Raises TokenRequired.
     """
-    if not is_loopback(host) and not admits and not await tokens.exist():
+    if not is_loopback(host) and not opened and not await tokens.exist():
         raise TokenRequired(f"Listening on {host} lets other machines in, and there is no token yet.")
 
 

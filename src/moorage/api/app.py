@@ -1,17 +1,18 @@
 """The node's HTTP application: its own API under /v1, figures, and whatever its networks serve."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moorage import __version__
 from moorage.api import apps, blobs, events, jobs, metrics, node, problems, results, services
-from moorage.api.access import Tokens
+from moorage.api.access import Admits, Tokens
+from moorage.api.guard import Guard
 from moorage.api.routing import BODIES
 from moorage.networks.base import Surface
 from moorage.node.node import Node
@@ -31,8 +32,7 @@ def create_app(served: Node) -> FastAPI:
     app.state.node, app.state.tokens = served, Tokens(served.store)
     app.state.stopping, app.state.metrics = asyncio.Event(), metrics.Metrics()
     problems.install(app)
-    app.add_middleware(problems.Guard)
-    app.add_middleware(metrics.Counted, metrics=app.state.metrics)
+    app.add_middleware(Guard, metrics=app.state.metrics)
     # The framework's own way to a route costs about as much as accepting a job does; it goes on to document this one.
     app.add_route("/v1/jobs", jobs.submit_job, methods=["POST"], include_in_schema=False)
     for part in (jobs, results, apps, blobs, events, services, node, metrics):
@@ -45,15 +45,20 @@ def create_app(served: Node) -> FastAPI:
 
 
 class Front:
-    """Sends each request to whom it is for: a network's own application, or that of the node."""
+    """Sends each request to whom it is for: a network's own application, or that of the node.
 
-    def __init__(self, app: FastAPI, surfaces: Sequence[Surface]) -> None:
-        self._app = app
+    `gate` stands before each of them; it is told which rules of networks let requests in there.
+    """
+
+    def __init__(
+        self, app: FastAPI, surfaces: Sequence[Surface], gate: Callable[[ASGIApp, Sequence[Admits]], ASGIApp]
+    ) -> None:
         self._stopping = asyncio.ensure_future(app.state.stopping.wait())
+        self._app = gate(app, [each.admits for each in surfaces if each.app is None and each.admits is not None])
         self._others = [
-            (surface, metrics.Counted(problems.Guard(surface.app), app.state.metrics))
-            for surface in surfaces
-            if surface.app is not None
+            (each, gate(Guard(each.app, app.state.metrics), [each.admits] if each.admits is not None else []))
+            for each in surfaces
+            if each.app is not None
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

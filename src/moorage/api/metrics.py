@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moorage.api.problems import documented
 from moorage.api.routing import here
@@ -15,7 +14,6 @@ from moorage.model.states import AttemptState, JobState
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 ENDS = {f"attempt.{state}": str(state) for state in AttemptState if state.terminal}
 BEGINNINGS = {"attempt.placed", "attempt.running"}
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SHOWN = 'moorage_jobs{state="queued"} 2.0\n'
 
 router = APIRouter()
@@ -52,28 +50,6 @@ class Metrics:
                 self.attempt_seconds.observe(event.time - self._placed.pop(event.attempt_id, event.time))
 
 
-class Counted:
-    """Counts requests by route and status."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._requests = app, metrics.requests
-        self._counters: dict[tuple[str, str, int], Counter] = {}  # finding one anew takes longer than counting
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                labels = (*_labels(scope), message["status"])
-                counter = self._counters.get(labels)
-                if counter is None:
-                    counter = self._counters[labels] = self._requests.labels(*labels)
-                counter.inc()
-            await send(message)
-
-        await self._app(scope, receive, watched)
-
-
 @router.get(
     "/metrics",
     response_class=Response,
@@ -93,10 +69,3 @@ async def show_metrics(request: Request) -> Response:
         metrics.cpus.labels(place.name).set(place.free_cpus)
         metrics.memory.labels(place.name).set(place.free_memory)
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _labels(scope: Scope) -> tuple[str, str]:
-    """Name a request by what the node made of it, never by what the client wrote: labels must not grow for ever."""
-    method = scope["method"] if scope["method"] in METHODS else "other"
-    route = getattr(scope.get("route"), "path", None) or (scope["path"] if "endpoint" in scope else "unknown")
-    return method, route

@@ -3,26 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moorage.errors import (
-    InternalError,
     Invalid,
     Malformed,
     MethodNotAllowed,
     MoorageError,
     NotFound,
 )
-from moorage.model.ids import new_id
-
-log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -113,33 +106,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(MoorageError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-
-
-class Guard:
-    """Turns whatever nobody expected into a problem that names a log entry, and never shows a traceback."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except ClientDisconnect:
-            pass
-        except Exception:
-            incident = new_id("err")
-            log.exception("request failed", incident=incident, method=scope.get("method"), path=scope.get("path"))
-            if started:
-                raise
-            await problem(InternalError(f"The node failed; its log knows it as {incident}."))(scope, receive, send)
 
 
 def _headers(error: MoorageError) -> dict[str, str]:

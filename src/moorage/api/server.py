@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -56,18 +57,19 @@ async def serve(
     Raises TokenRequired for an address beyond loopback while there is no token, AddressUnavailable.
     """
     app = create_app(node)
-    front = Front(app, node.surfaces)
+    tokens = app.state.tokens
     ends: list[tuple[ASGIApp, socket.socket]] = []
     with contextlib.ExitStack() as stack:
         url = None
         if host is not None:
-            admits = [surface.lets_in for surface in node.surfaces if surface.admits is not None]
-            await require_safe_address(host, app.state.tokens, admits=admits)
+            opened = any(surface.admits is not None for surface in node.surfaces)
+            await require_safe_address(host, tokens, opened=opened)
             listener = stack.enter_context(_tcp(host, port))
-            ends.append((Access(front, app.state.tokens, host=host, admits=admits), listener))
+            access = partial(Access, tokens=tokens, host=host)
+            ends.append((Front(app, node.surfaces, lambda target, admits: access(target, admits=admits)), listener))
             url = _url(host, listener)
         if uds is not None:
-            ends.append((Trusted(front), stack.enter_context(_unix(uds))))
+            ends.append((Front(app, node.surfaces, lambda target, _: Trusted(target)), stack.enter_context(_unix(uds))))
             stack.callback(uds.unlink, missing_ok=True)
         stack.callback(node.store.listen(app.state.metrics.notice))
         async with _running(ends, app.state.stopping):

@@ -302,12 +302,6 @@ class Surface:
         """Tell whether the application answers a path."""
         return path in self.paths or path.startswith(self.below)
 
-    def lets_in(self, scope: Mapping[str, Any]) -> bool:
-        """Tell whether a request is let in without a token."""
-        if self.admits is None or (self.app is not None and not self.answers(scope["path"])):
-            return False
-        return self.admits(scope)
-
 
 class Network(Protocol):
     """Translator between one network's contract and the node."""

@@ -64,7 +64,7 @@ class Lanes:
 
     def load(self, name: str | None = None) -> LaneLoad:
         """Count the jobs of an open lane, or of all."""
-        lanes = [lane for own, lane in self._lanes.items() if name in {None, own}]
+        lanes = self._lanes.values() if name is None else [self._lanes[name]] if name in self._lanes else []
         return LaneLoad(
             waiting=sum(len(lane.waiting) + lane.arriving for lane in lanes),
             running=sum(lane.running for lane in lanes),

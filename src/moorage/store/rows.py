@@ -1,7 +1,7 @@
 """Rows of the database to nouns, and nouns to columns."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from json import JSONEncoder, loads
 from operator import attrgetter
 from typing import Any
@@ -61,6 +61,11 @@ def spec(text: str, app_id: str) -> JobSpec:
         after=tuple(document.get("after", ())),
         mode=document.get("mode", "run"),
     )
+
+
+def layers_text(layers: Mapping[str, str]) -> str:
+    """Write down the names of layers by role."""
+    return dumps(dict(layers)) if layers else "{}"
 
 
 def same_text(one: str, other: str) -> bool:
@@ -132,7 +137,7 @@ def app_columns(app: App) -> dict[str, Any]:
         "files": app.files,
         "manifest": dumps(dict(app.manifest)),
         "meta": dumps(dict(app.meta)),
-        "layers": dumps(dict(app.layers)),
+        "layers": layers_text(app.layers),
         "deploy": app.deploy,
         "published": app.published,
         "created_at": app.created_at,

@@ -139,7 +139,7 @@ PLANS = {
     jobs.SQL["forgettable"]: "jobs_ended",
     jobs.SQL["forget_labels"]: "job_labels_by_job",
     attempts.SQL["of_job"]: "sqlite_autoindex_attempts_1",
-    attempts.SQL["open"]: "attempts_open",
+    attempts.SQL["open"]: "jobs_by_state",
     attempts.SQL["outputs"]: "sqlite_autoindex_attempts_1",
     attempts.SQL["lost"]: "sqlite_autoindex_attempts_1",
     events.SQL["last"]: "sqlite_autoindex_events_1",

@@ -5,9 +5,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
-
 from moorage.networks.infernet import policy
+from moorage.networks.infernet.asgi import Request
 from moorage.networks.infernet.policy import Client, Network
 
 _OF_BROWSERS = frozenset({b"origin", b"sec-fetch-site"})
@@ -21,13 +20,13 @@ class Clients:
 
     def of(self, request: Request) -> Client | None:
         """Tell who asks: the other end of the connection, or whom a trusted proxy names."""
-        if request.client is None:
+        if not request.scope["client"]:
             return None
         try:
-            client = policy.client(request.client.host)
+            client = policy.client(request.scope["client"][0])
             if not self._trusted_proxies:
                 return client
-            forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
+            forwarded = request.header(b"x-forwarded-for")
             hops = [hop.strip() for hop in forwarded.split(",")] if forwarded.strip() else []
             while hops and any(client in proxy for proxy in self._trusted_proxies):
                 client = policy.client(hops.pop())

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from moorage.networks.infernet.asgi import Headers, Message, Receive, Send
 from moorage.networks.infernet.chain import INTERRUPTED
-from moorage.networks.infernet.responses import Headers, Message, Receive, Send
 from moorage.networks.infernet.wire import Failure, JobResult, Output, dump
 
 APART = 0.01

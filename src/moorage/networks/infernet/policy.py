@@ -70,7 +70,7 @@ def offchain(request: OffchainRequest, *, sender: Client, configured: Mapping[st
             return Refusal(text="Container not supported", params={"container": name})
     chain = [configured[name] for name in request.containers]
     return _unfit(chain, needs_proof=request.requires_proof) or _denied(
-        chain, str(sender), lambda container: _within(sender, container.allowed_ips)
+        chain, sender, lambda container: _within(sender, container.allowed_ips)
     )
 
 
@@ -118,10 +118,10 @@ def _unfit(chain: Sequence[Container], *, needs_proof: bool) -> Refusal | None:
     return None
 
 
-def _denied(chain: Sequence[Container], address: str, allows: Callable[[Container], bool]) -> Refusal | None:
+def _denied(chain: Sequence[Container], address: object, allows: Callable[[Container], bool]) -> Refusal | None:
     """Ask every container of the chain, for any of them may be the one that is kept from others."""
     for container in chain:
         if not allows(container):
-            params = {"container": container.id, "address": address}
+            params = {"container": container.id, "address": str(address)}
             return Refusal(text="Container not allowed for address", params=params)
     return None

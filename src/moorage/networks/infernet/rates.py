@@ -28,11 +28,16 @@ class Verdict:
         return self.retry_after is None
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers of section 4."""
-        found = {"limit": self.limit, "remaining": self.remaining, "reset": self.reset}
-        headers = {f"ratelimit-{name}": str(value) for name, value in found.items()}
-        return headers if self.retry_after is None else {**headers, "retry-after": str(self.retry_after)}
+        headers = [
+            (b"ratelimit-limit", b"%d" % self.limit),
+            (b"ratelimit-remaining", b"%d" % self.remaining),
+            (b"ratelimit-reset", b"%d" % self.reset),
+        ]
+        if self.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % self.retry_after))
+        return headers
 
 
 class RateLimiter:

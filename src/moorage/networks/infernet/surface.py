@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from starlette.requests import Request
 from uuid_utils import uuid4
 
 from moorage import __version__
@@ -19,6 +18,7 @@ from moorage.model.jobs import JSON
 from moorage.model.limits import KIB
 from moorage.networks.base import Port, Surface
 from moorage.networks.infernet import wire
+from moorage.networks.infernet.asgi import JsonResponse, Message, Receive, Request, Send
 from moorage.networks.infernet.calls import Calls
 from moorage.networks.infernet.chain import result_of
 from moorage.networks.infernet.clients import Clients
@@ -29,7 +29,6 @@ from moorage.networks.infernet.manifest import NETWORK
 from moorage.networks.infernet.outlets import Outlet, StreamedResponse
 from moorage.networks.infernet.policy import Client
 from moorage.networks.infernet.rates import RateLimiter
-from moorage.networks.infernet.responses import JsonResponse, Message, Receive, Send
 from moorage.networks.infernet.service import ContainerError
 from moorage.networks.infernet.wire import BadBody, DelegatedRequest, JobResult, OffchainRequest
 from moorage.networks.manifest import Table, validated
@@ -134,8 +133,7 @@ class InfernetSurface:
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request, as an ASGI application."""
-        request = Request(scope, receive)
-        response = await self._response(request)
+        response = await self._response(Request(scope, receive))
         await response(scope, receive, send)
 
     async def _response(self, request: Request) -> JsonResponse | StreamedResponse:
@@ -155,32 +153,17 @@ class InfernetSurface:
         if path == "/api/status":
             return await _settled(handler, request, client)
         verdict = self._rates.take(f"{route} {path}", str(client), time.monotonic())
-        limits = [(name.encode(), value.encode()) for name, value in verdict.headers.items()]
         if not verdict.allowed:
-            return JsonResponse.of({"error": "Too many requests"}, 429, limits)
+            return JsonResponse.of({"error": "Too many requests"}, 429, verdict.headers)
         response = await _settled(handler, request, client)
-        response.raw_headers += limits
+        response.raw_headers += verdict.headers
         return response
 
     async def _body(self, request: Request, *, json: bool) -> bytes:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = request.header(b"content-type").partition(";")[0].strip().lower()
         if json and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
             raise BadBody("content-type: should be application/json", status=415)
-        most = self._config.server.max_body
-        too_large = BadBody(f"body: is longer than {most} bytes", status=413)
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > most:
-            raise too_large
-        body, more = bytearray(), True
-        while more:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise BadBody("body: ended before it was complete")
-            body += message.get("body", b"")
-            if len(body) > most:
-                raise too_large
-            more = message.get("more_body", False)
-        return bytes(body)
+        return await request.body(self._config.server.max_body)
 
     # routes
 
@@ -203,7 +186,7 @@ class InfernetSurface:
         )
 
     async def _resources(self, request: Request, client: Client) -> JsonResponse:
-        model_id = request.query_params.get("model_id")
+        model_id = dict(request.query()).get("model_id")
         names = list(self._fleet.containers)
         found = await asyncio.gather(*(self._resources_of(name, model_id) for name in names))
         return JsonResponse.of({name: answer for name, answer in zip(names, found, strict=True) if answer is not None})
@@ -265,7 +248,7 @@ class InfernetSurface:
             outlet,
             result=partial(self._streamed, job_id),
             cancel=partial(self._desk.cancel, job_id),
-            strict=request.query_params.get("strict") in {"1", "true"},
+            strict=dict(request.query()).get("strict") in {"1", "true"},
         )
 
     async def _streamed(self, job_id: str) -> JobResult:
@@ -279,8 +262,8 @@ class InfernetSurface:
             del self._outlets[job_id]
 
     async def _results(self, request: Request, client: Client) -> JsonResponse:
-        query = request.query_params
-        ids = query.getlist("id")
+        pairs = request.query()
+        query, ids = dict(pairs), [value for name, value in pairs if name == "id"]
         if not ids:
             return JsonResponse.of(await self._desk.ids(client, query))
         intermediate = query.get("intermediate", "").lower() == "true"
@@ -295,7 +278,9 @@ class InfernetSurface:
     async def _cancel(self, request: Request, client: Client) -> JsonResponse:
         """Cancel jobs: they fail; those that have ended stay as they are."""
         ids = [
-            each for each in dict.fromkeys(request.query_params.getlist("id")) if await self._desk.own(each) is not None
+            value
+            for name, value in dict.fromkeys(request.query())
+            if name == "id" and await self._desk.own(value) is not None
         ]
         for job_id in ids:
             await self._desk.cancel(job_id)

@@ -4,9 +4,10 @@ WHERE jobs.id = ?
 ORDER BY attempts.number
 
 -- name: open
-SELECT attempts.*, jobs.id AS job_id FROM attempts CROSS JOIN jobs ON jobs.n = attempts.job
-WHERE attempts.finished_at IS NULL
-ORDER BY attempts.n
+SELECT attempts.*, jobs.id AS job_id
+FROM jobs CROSS JOIN attempts ON attempts.job = jobs.n AND attempts.number = jobs.attempts
+WHERE jobs.state = 'running'
+ORDER BY jobs.n
 
 -- name: held
 SELECT
