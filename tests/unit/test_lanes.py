@@ -27,6 +27,8 @@ from tests.contract.store.steps import an_app, builder, claim, submit
 
 pytestmark = pytest.mark.anyio
 
+RESULT = Result(value=["done"])
+
 
 class Services:
     """Runs jobs until the test lets each of them end."""
@@ -37,14 +39,15 @@ class Services:
         self.stopped: list[str] = []
         self._gates: dict[str, asyncio.Event] = {}
 
-    async def run(self, job: Job, attempt: Attempt) -> None:
+    async def run(self, job: Job, attempt: Attempt) -> Result:
         self.begun.append(job.id)
         try:
             await self._gate(job.id).wait()
         except asyncio.CancelledError:
             self.stopped.append(job.id)
             raise
-        await self.store.finish(attempt, AttemptState.SUCCEEDED, Result())
+        await self.store.finish(attempt, AttemptState.SUCCEEDED, RESULT)
+        return RESULT
 
     def let_go(self, job_id: str) -> None:
         self._gate(job_id).set()
@@ -230,7 +233,7 @@ async def test_the_end_of_a_job_is_told_when_the_store_knows_it(harbour: Harbour
     assert end is not None
     harbour.services.let_go("waits")
     harbour.services.let_go("runs")
-    await end
+    assert await end is RESULT
     assert harbour.lanes.end_of("waits") is end
     assert [job.state for job in await states(harbour, ["runs", "waits"])] == [JobState.SUCCEEDED] * 2
     await asyncio.sleep(0)  # all who waited have been told

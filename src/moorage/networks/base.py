@@ -232,10 +232,10 @@ class Port(Protocol):
     def lane_load(self, lane: str | None = None) -> LaneLoad:
         """Count the jobs of an open lane, or of all."""
 
-    def end_of(self, job_id: str) -> asyncio.Future[Job | None] | None:
+    def end_of(self, job_id: str) -> asyncio.Future[Result | None] | None:
         """Give what is done once a job has left its lane; None a moment later, and if it was never in one.
 
-        It holds the job as it ended, or None if that has to be read.
+        It holds the job's result, or None if that has to be read.
         """
 
     async def get_job(self, job_id: str) -> Job:

@@ -14,7 +14,7 @@ from moorage.engine.local import NAME
 from moorage.errors import DiskFull, IdempotencyConflict, InternalError, NodeStopping, StoreUnavailable
 from moorage.model.apps import App
 from moorage.model.events import Event
-from moorage.model.jobs import Attempt, Job
+from moorage.model.jobs import Attempt, Job, Result
 from moorage.networks.base import LaneLoad
 from moorage.store.base import Store
 
@@ -25,8 +25,8 @@ NO_STORE = 1.0
 
 _LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
 
-Run = Callable[[Job, Attempt], Awaitable[Job | None]]
-"""Drives an attempt; gives the job as it has ended in the store, or None if the store has to be asked."""
+Run = Callable[[Job, Attempt], Awaitable[Result | None]]
+"""Drives an attempt; gives its result as it is in the store, or None if the store has to be asked."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -46,8 +46,8 @@ class Lanes:
         self._store, self._run = store, run
         self._lanes: dict[str, _Lane] = {}
         self._claims: set[asyncio.Task[None]] = set()
-        self._tasks: set[asyncio.Task[Job | None]] = set()
-        self._live: dict[str, asyncio.Future[Job | None]] = {}
+        self._tasks: set[asyncio.Task[Result | None]] = set()
+        self._live: dict[str, asyncio.Future[Result | None]] = {}
         """By the id of each job that is here: what tells that it has ended."""
         self._unlisten = store.listen(self._notice)
         self._closed = False
@@ -74,10 +74,10 @@ class Lanes:
         """Tell whether the jobs of a lane run."""
         return name in self._lanes
 
-    def end_of(self, job_id: str) -> asyncio.Future[Job | None] | None:
+    def end_of(self, job_id: str) -> asyncio.Future[Result | None] | None:
         """Give what is done once a job has left its lane, or the node stops; None if it has left, or was in none.
 
-        It holds the job as it is in the store then, or None if the store has to be asked.
+        It holds the job's result as it is in the store then, or None if the store has to be asked.
         """
         return self._live.get(job_id)
 
@@ -121,7 +121,7 @@ class Lanes:
 
     async def _start(self, lane: _Lane, app_id: str, build: Callable[[App], Job]) -> Job:
         """Accept a job and begin it; what it waits for elsewhere and the disk are waited for together."""
-        begun: list[asyncio.Task[Job | None]] = []
+        begun: list[asyncio.Task[Result | None]] = []
         wanted = True
         lane.running += 1
 
@@ -145,14 +145,14 @@ class Lanes:
     def _arrive(self, job_id: str) -> None:
         self._live[job_id] = asyncio.get_running_loop().create_future()
 
-    def _depart(self, job_id: str, ended: Job | None = None) -> None:
+    def _depart(self, job_id: str, ended: Result | None = None) -> None:
         """Tell that a job has left; it is known here until all who waited for that have been told."""
         end = self._live.get(job_id)
         if end is not None and not end.done():
             end.set_result(ended)
             asyncio.get_running_loop().call_soon(self._forget, job_id, end)
 
-    def _forget(self, job_id: str, end: asyncio.Future[Job | None]) -> None:
+    def _forget(self, job_id: str, end: asyncio.Future[Result | None]) -> None:
         if self._live.get(job_id) is end:
             del self._live[job_id]
 
@@ -186,13 +186,13 @@ class Lanes:
                 await asyncio.sleep(NO_STORE)
         return None
 
-    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[Job | None]) -> asyncio.Task[Job | None]:
+    def _begin(self, lane: _Lane, job_id: str, work: Awaitable[Result | None]) -> asyncio.Task[Result | None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(lane, job_id, done))
         return task
 
-    def _end(self, lane: _Lane, job_id: str, task: asyncio.Task[Job | None]) -> None:
+    def _end(self, lane: _Lane, job_id: str, task: asyncio.Task[Result | None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:

@@ -10,7 +10,7 @@ from moorage.errors import NodeStopping
 from moorage.model.apps import App
 from moorage.model.callers import Caller
 from moorage.model.events import Event
-from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec
+from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
 from moorage.model.states import AppState
 from moorage.networks.base import LaneLoad, Services
 from moorage.store.base import AppFilter, JobFilter, Page
@@ -88,7 +88,7 @@ class NetworkPort:
         """Count the jobs of an open lane, or of all."""
         return self._node.lanes.load(lane)
 
-    def end_of(self, job_id: str) -> "asyncio.Future[Job | None] | None":
+    def end_of(self, job_id: str) -> "asyncio.Future[Result | None] | None":
         """Give what is done once a job has left its lane; None if it is in none."""
         return self._node.lanes.end_of(job_id)
 

@@ -30,7 +30,7 @@ from moorage.errors import (
 )
 from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, Result
-from moorage.model.states import AttemptState, JobState
+from moorage.model.states import AttemptState
 from moorage.networks.base import Cancellation, Children, Context, Network, Services
 from moorage.node.apps import Apps
 from moorage.node.logs import AttemptLog
@@ -127,10 +127,10 @@ class Runner:
         live = self.live.get(attempt.job_id)
         return live.log if live is not None and live.attempt.id == attempt.id else None
 
-    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None) -> Job | None:
+    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None) -> Result | None:
         """Run an attempt and write down how it ended; when the node stops meanwhile, as lost.
 
-        Gives the job as it then is in the store, or None if its end was not this attempt's to say.
+        Gives the result as it is in the store then, or None if its end was not this attempt's to say.
 
         `release` is called as soon as the app's processes are gone: storing outputs needs no reservation.
         A job of a lane gets no directory and no log, since it runs no process.
@@ -188,16 +188,13 @@ class Runner:
         findings = await network.check(ctx)
         return Result(value=[dataclasses.asdict(finding) for finding in findings])
 
-    async def _conclude(self, live: Live, result: Result) -> Job:
+    async def _conclude(self, live: Live, result: Result) -> Result:
         result = _overruled(live, result)
         stdout, stderr = await self._store_logs(live) if live.job.lane is None else (None, None)
-        state = _state_of(live, result)
-        await self._write_end(live, state, result, stdout=stdout, stderr=stderr)
+        await self._write_end(live, _state_of(live, result), result, stdout=stdout, stderr=stderr)
         if live.writes:
             await asyncio.gather(*live.writes)
-        return dataclasses.replace(
-            live.job, state=ENDS.get(state, JobState.FAILED), error=result.error, value=result.value
-        )
+        return result
 
     async def _store_logs(self, live: Live) -> tuple[FileRef | None, FileRef | None]:
         live.log.end()
@@ -326,10 +323,6 @@ async def _write_all(batch: list[Write], answers: Sequence[asyncio.Future[None]]
         if batch:
             await asyncio.sleep(NO_STORE)
         answers = [write() for write in batch]
-
-
-ENDS = {AttemptState.SUCCEEDED: JobState.SUCCEEDED, AttemptState.CANCELLED: JobState.CANCELLED}
-"""What an attempt's end makes of its job; all else fails it."""
 
 
 def _drop(stream: Stream, chunk: bytes) -> None:

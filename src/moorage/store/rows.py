@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
 from json import JSONEncoder, loads
-from operator import attrgetter
 from typing import Any
 
 from moorage.model.apps import App
@@ -16,21 +17,13 @@ from moorage.store.base import Token
 # One encoder for all: escaping keeps text that is no valid UTF-8 storable.
 dumps: Callable[[Any], str] = JSONEncoder(separators=(",", ":")).encode
 
-_LIMITS: tuple[str, ...] = tuple(Limits.__dataclass_fields__)
-_TIMEOUTS: tuple[str, ...] = tuple(Timeouts.__dataclass_fields__)
-_limits, _timeouts = attrgetter(*_LIMITS), attrgetter(*_TIMEOUTS)
-
 
 def spec_text(spec: JobSpec) -> str:
     """Write down a spec without its app.
 
     Every limit is written even if it is the default, because defaults may change and a spec never does.
     """
-    document: dict[str, JSON] = {
-        "limits": dict(zip(_LIMITS, _limits(spec.limits), strict=True)),
-        "timeouts": dict(zip(_TIMEOUTS, _timeouts(spec.timeouts), strict=True)),
-        "lost_retries": spec.lost_retries,
-    }
+    document: dict[str, JSON] = {"lost_retries": spec.lost_retries}
     if spec.parameters:
         document["parameters"] = dict(spec.parameters)
     if spec.inputs:
@@ -43,7 +36,13 @@ def spec_text(spec: JobSpec) -> str:
         document["after"] = spec.after
     if spec.mode != "run":
         document["mode"] = spec.mode
-    return dumps(document)
+    return f"{_bounds_text(spec.limits, spec.timeouts)[:-1]},{dumps(document)[1:]}"
+
+
+@lru_cache(maxsize=256)
+def _bounds_text(limits: Limits, timeouts: Timeouts) -> str:
+    """Write down what most jobs of an app have in common."""
+    return dumps({"limits": asdict(limits), "timeouts": asdict(timeouts)})
 
 
 def spec(text: str, app_id: str) -> JobSpec:

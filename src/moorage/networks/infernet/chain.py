@@ -11,7 +11,6 @@ from typing import Protocol
 from moorage.errors import ContainerFailed, JobCancelled, JobLost
 from moorage.model.jobs import JSON, ErrorInfo, Job, Result
 from moorage.model.limits import MIB, Limits
-from moorage.model.states import JobState
 from moorage.networks.base import Cancellation
 from moorage.networks.infernet.service import ContainerError, Place, request_body
 from moorage.networks.infernet.wire import Answer, Failure, JobResult, Output, State
@@ -145,22 +144,26 @@ def result_of(job: Job) -> JobResult:
     """Tell of a job in the network's own words (section 4.7)."""
     if not job.state.terminal:
         return JobResult(id=job.id, status="running")
-    answers = [_answer(each) for each in job.value or ()]
-    if not answers or (job.state is not JobState.SUCCEEDED and not isinstance(answers[-1].outcome, Failure)):
-        answers.append(_unanswered(job, len(answers)))
-    status: State = "success" if job.state is JobState.SUCCEEDED else "failed"
+    return ended(job, Result(error=job.error, value=job.value))
+
+
+def ended(job: Job, result: Result) -> JobResult:
+    """Tell what has become of a job."""
+    answers = [_answer(each) for each in result.value or ()]
+    if result.error is not None and not (answers and isinstance(answers[-1].outcome, Failure)):
+        answers.append(_unanswered(job, result.error, len(answers)))
+    status: State = "failed" if result.error else "success"
     return JobResult(id=job.id, status=status, result=answers[-1], intermediate_results=answers[:-1])
 
 
-def _unanswered(job: Job, position: int) -> Answer:
+def _unanswered(job: Job, error: ErrorInfo, position: int) -> Answer:
     """Say what the node has to say where no container did."""
     names = Request.of(job.spec.parameters).containers
     name = names[min(position, len(names) - 1)]
-    assert job.error is not None
-    text = job.error.message
-    if job.error.code == JobLost.code:
+    text = error.message
+    if error.code == JobLost.code:
         text = INTERRUPTED
-    elif job.error.code == JobCancelled.code and job.spec.mode == "stream":
+    elif error.code == JobCancelled.code and job.spec.mode == "stream":
         text = DISCONNECTED  # before it began: nobody but its client knew of it
     return Answer(container=name, outcome=Failure(error=text))
 

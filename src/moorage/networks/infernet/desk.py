@@ -4,20 +4,21 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from uuid_utils import uuid4
 
 from moorage.errors import JobFinished, NotFound
-from moorage.model.jobs import JSON, Job, JobSpec, Mode
+from moorage.model.jobs import JSON, Job, JobSpec, Mode, Result
 from moorage.model.limits import KIB
 from moorage.networks.base import Port
 from moorage.networks.infernet import chain, policy, wire
-from moorage.networks.infernet.chain import SMALL, result_of
+from moorage.networks.infernet.chain import SMALL, ended, result_of
 from moorage.networks.infernet.config import Results
 from moorage.networks.infernet.fleet import OPERATOR, Fleet
 from moorage.networks.infernet.manifest import NETWORK
-from moorage.networks.infernet.policy import Client, Refusal
+from moorage.networks.infernet.policy import Client, Refusal, text_of
 from moorage.networks.infernet.reports import Reports
 from moorage.networks.infernet.wire import BadBody, JobResult, OffchainRequest, encode
 from moorage.store.base import JobFilter, Page
@@ -83,12 +84,12 @@ class Desk:
             parameters=request.parameters,
             limits=SMALL,
             lost_retries=0,
-            labels={CLIENT: str(client)},
+            labels={CLIENT: text_of(client)},
             mode=mode,
         )
         job = await self._port.submit(spec, caller=OPERATOR, job_id=job_id or str(uuid4()), lane=lane)
         if (end := self._port.end_of(job.id)) is not None:
-            end.add_done_callback(self._remember)
+            end.add_done_callback(partial(self._remember, job))
         return job.id
 
     async def own(self, job_id: str) -> Job | None:
@@ -126,7 +127,7 @@ class Desk:
         pending = {"true": True, "false": False}.get(query.get("pending", "").lower())
         limit = int(number(query, "limit", LISTED, MOST_LISTED))
         ended = None if pending is None else not pending
-        where = JobFilter(owner=OPERATOR.name, network=NETWORK, labels={CLIENT: str(client)}, ended=ended)
+        where = JobFilter(owner=OPERATOR.name, network=NETWORK, labels={CLIENT: text_of(client)}, ended=ended)
         try:
             jobs = await self._port.list_jobs(where, Page(limit=limit, before=query.get("after")))
         except NotFound:
@@ -134,12 +135,12 @@ class Desk:
         ids = [job.id for job in jobs]
         if "after" in query:
             return ids
-        return ids + self._reports.ids(str(client), pending=pending, limit=limit - len(ids))
+        return ids + self._reports.ids(text_of(client), pending=pending, limit=limit - len(ids))
 
     async def report(self, client: Client, report: wire.StatusReport) -> None:
         """Keep what a client says of a job that is none of the node's own."""
         if await self.own(report.id) is None:
-            self._reports.keep(str(client), report)
+            self._reports.keep(text_of(client), report)
 
     async def tidy(self, kept: Results) -> None:
         """Forget what is older, or more, than is to be kept.
@@ -151,11 +152,11 @@ class Desk:
         await self._port.forget_jobs(caller=OPERATOR, before=before, keep=kept.max)
         self._reports.forget(before=before, keep=kept.max)
 
-    def _remember(self, end: asyncio.Future[Job | None]) -> None:
-        job = end.result()
-        if job is None or not _short(job.value):
+    def _remember(self, job: Job, end: asyncio.Future[Result | None]) -> None:
+        result = end.result()
+        if result is None or not _short(result.value):
             return
-        self._recent[job.id] = encode(result_of(job).document(intermediate=False))
+        self._recent[job.id] = encode(ended(job, result).document(intermediate=False))
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 
@@ -163,8 +164,8 @@ class Desk:
         end = self._port.end_of(job_id)
         if end is not None and not end.done():
             return JobResult(id=job_id, status="running")
-        job = (end.result() if end is not None else None) or await self.own(job_id)
-        return self._reports.find(str(client), job_id) if job is None else result_of(job)
+        job = await self.own(job_id)
+        return self._reports.find(text_of(client), job_id) if job is None else result_of(job)
 
     async def _end_strays(self) -> None:
         """Let jobs go on, and so fail, that an earlier node left for containers which are not configured any more."""

@@ -61,6 +61,12 @@ def client(text: str) -> Client:
     return mapped or found
 
 
+@lru_cache(maxsize=4096)
+def text_of(client: Client) -> str:
+    """Write the address of a client."""
+    return str(client)
+
+
 def offchain(request: OffchainRequest, *, sender: Client, configured: Mapping[str, Container]) -> Refusal | None:
     """Find the first reason to refuse an off-chain job."""
     if not request.containers:

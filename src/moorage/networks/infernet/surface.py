@@ -27,7 +27,7 @@ from moorage.networks.infernet.desk import LISTED, Desk, NotNow, number
 from moorage.networks.infernet.fleet import Fleet
 from moorage.networks.infernet.manifest import NETWORK
 from moorage.networks.infernet.outlets import Outlet, StreamedResponse
-from moorage.networks.infernet.policy import Client
+from moorage.networks.infernet.policy import Client, text_of
 from moorage.networks.infernet.rates import RateLimiter
 from moorage.networks.infernet.service import ContainerError
 from moorage.networks.infernet.wire import BadBody, DelegatedRequest, JobResult, OffchainRequest
@@ -152,7 +152,7 @@ class InfernetSurface:
             return JsonResponse.of({"error": "Could not get client IP address"}, 400)
         if path == "/api/status":
             return await _settled(handler, request, client)
-        verdict = self._rates.take(f"{route} {path}", str(client), time.monotonic())
+        verdict = self._rates.take(f"{route} {path}", text_of(client), time.monotonic())
         if not verdict.allowed:
             return JsonResponse.of({"error": "Too many requests"}, 429, verdict.headers)
         response = await _settled(handler, request, client)
