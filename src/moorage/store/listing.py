@@ -26,6 +26,9 @@ _DRIVERS: tuple[tuple[str, ...], ...] = (
 )
 """Sets of filters that have an index of their own, the most telling first; the remaining filters sift its rows."""
 
+_DRIVERS_OF_RUNNING: tuple[tuple[str, ...], ...] = (("parent_id",), ("state",))
+"""Those for jobs that run, which are few."""
+
 _NUMBERED = SQL["numbered"].format(sifts=SQL["sifts"])
 
 
@@ -51,9 +54,15 @@ def numbers_query(where: JobFilter) -> str:
     if where.labels:
         source, place = "job_labels CROSS JOIN jobs ON n = job", "job"
         driver = "job_labels.key = :key AND job_labels.value = :value"
-    elif names := next((each for each in _DRIVERS if _given(where, each)), None):
+    elif names := next((each for each in _drivers(where) if _given(where, each)), None):
         driver = " AND ".join(f"{name} = :{name}" for name in names)
+        if len(names) > 1:
+            driver += " AND jobs.state <> 'running'"  # as the index has it
     return SQL["numbers"].format(source=source, driver=driver, place=place, sifts=SQL["sifts"])
+
+
+def _drivers(where: JobFilter) -> tuple[tuple[str, ...], ...]:
+    return _DRIVERS_OF_RUNNING if where.state is JobState.RUNNING else _DRIVERS
 
 
 def _given(where: JobFilter, names: tuple[str, ...]) -> bool:

@@ -150,6 +150,7 @@ PLANS = {
     listing.numbers_query(JobFilter(owner="a", app_id="b")): "jobs_by_app ",
     listing.numbers_query(JobFilter(app_id="b", state=JobState.FAILED)): "jobs_by_app_state",
     listing.numbers_query(JobFilter(state=JobState.FAILED)): "jobs_by_state",
+    listing.numbers_query(JobFilter(owner="a", app_id="b", state=JobState.RUNNING)): "jobs_by_state",
     listing.numbers_query(JobFilter(network="n")): "jobs_by_network",
     listing.numbers_query(JobFilter(owner="a", parent_id="p")): "jobs_by_parent",
     listing.numbers_query(JobFilter(owner="a", labels={"k": "v"})): "job_labels USING PRIMARY KEY",

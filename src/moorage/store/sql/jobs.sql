@@ -11,7 +11,9 @@ UPDATE jobs SET cancelling = 1 WHERE n = ?
 SELECT * FROM job_rows WHERE expires_at <= ? ORDER BY expires_at LIMIT 100
 
 -- name: queued_of_app
-SELECT n, id, state, seq FROM job_rows WHERE app_id = ? AND state = 'queued' ORDER BY n LIMIT 100
+SELECT n, id, state, seq FROM job_rows
+WHERE app_id = ? AND state = 'queued' AND state <> 'running' -- as the index has it
+ORDER BY n LIMIT 100
 
 -- name: followers
 SELECT job_rows.n, job_rows.id, job_rows.state, job_rows.seq, job_rows.blocked
