@@ -135,7 +135,7 @@ class Context:
     app: App
     attempt: Attempt
     workspace: Path
-    """A private directory, made fresh and removed after collection; a job of a lane has none."""
+    """A private directory, made fresh and removed after collection; not for a job of a lane."""
     layers: Mapping[str, Path]
     """Role to directory: `app` holds the app's files, `python` its environment."""
     inputs: tuple[FileRef, ...]

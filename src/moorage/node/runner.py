@@ -135,7 +135,7 @@ class Runner:
         `release` is called as soon as the app's processes are gone: storing outputs needs no reservation.
         A job of a lane gets no directory and no log, since it runs no process.
         """
-        workspace = self._work / attempt.id
+        workspace = self._work / attempt.id if job.lane is None else self._work
         log_bytes = job.spec.limits.log_bytes
         live = Live(
             job=job, attempt=attempt, workspace=workspace, log=AttemptLog(workspace, log_bytes), release=release
