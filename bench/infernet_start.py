@@ -24,22 +24,23 @@ http.server.HTTPServer(("0.0.0.0", 3000), Handler).serve_forever()
 
 
 def _seconds(folder: Path, containers: int) -> float:
-    """Start a node a second time, when the containers' environments are there, and wait until it is healthy."""
+    """Give the quickest of three starts until a node is healthy, after one that makes the containers' environments."""
     config = folder / f"config-{containers}.json"
     listed = [
         {"id": f"c{number}", "command": "python app.py", "moorage": {"directory": "app"}}
         for number in range(containers)
     ]
     config.write_text(json.dumps({"containers": listed}))
-    for _ in range(2):
+    taken = []
+    for _ in range(4):
         begun = time.monotonic()
         with server(cpus=2, data_dir=folder / "data", infernet=config):
             presence = DataDirectory(folder / "data").presence()
             assert presence is not None
             assert presence.url is not None
             await_healthy(presence.url)
-            taken = time.monotonic() - begun
-    return taken
+            taken.append(time.monotonic() - begun)
+    return min(taken[1:])
 
 
 def main() -> None:

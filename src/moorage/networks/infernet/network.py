@@ -19,7 +19,7 @@ from moorage.networks.infernet.config import Container
 from moorage.networks.manifest import unknown_key, with_declared
 
 if TYPE_CHECKING:
-    # Their HTTP client takes longer to import than a command line may take to start.
+    # What the command line can do without, since it is to start quickly.
     from moorage.networks.infernet.calls import Calls
     from moorage.networks.infernet.surface import InfernetSurface
 
