@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moorage.networks.infernet import surface
+from moorage.networks.infernet import desk, surface
 from moorage.networks.infernet.reports import Reports
 from moorage.networks.infernet.wire import JobResult, StatusReport
 from tests.infernet import JOB, Container, Exchange, Node, Seen, containers, golden, infernet, until
@@ -236,6 +236,18 @@ def test_reports_are_forgotten_by_age_and_number_and_survive_a_restart(tmp_path:
 
 
 # retention and restarts
+
+
+@pytest.mark.parametrize("recent", [0, 1, 1000])
+def test_a_result_is_told_the_same_whether_it_is_at_hand_or_not(
+    node: Node, monkeypatch: pytest.MonkeyPatch, recent: int
+) -> None:
+    monkeypatch.setattr(desk, "RECENT", recent)
+    given = [{"a": 1}, {"a": "x" * desk.SHORT}, {"a": [[]] * desk.SHORT}, {"a": {str(key): key for key in range(5000)}}]
+    ids = [node.submit("a", **data) for data in given]
+    for _ in range(2):
+        for job_id, data in zip(ids, given, strict=True):
+            assert node.result(job_id)["result"]["output"] == {"given": data}
 
 
 @pytest.mark.parametrize(("kept", "left"), [({"max": 2}, 2), ({"ttl": 1}, 1)])  # the latest of all stays
