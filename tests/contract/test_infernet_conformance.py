@@ -167,6 +167,22 @@ async def test_a_redirect_is_followed_and_remarked_on() -> None:
     assert findings[EXISTS].message.startswith("It redirects to /service_output/")
 
 
+async def test_a_page_of_health_that_redirects_for_ever_is_a_sign_of_life() -> None:
+    class Wandering(Good):
+        def get(self) -> None:
+            if self.path == "/":
+                self.send_response(302)
+                self.send_header("Location", "/")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            else:
+                super().get()
+
+    findings = await checked(Wandering)
+    assert verdicts(findings, "failed") == set()
+    assert findings[READY].message == "GET / is answered with HTTP 302."
+
+
 async def test_a_container_that_keeps_no_connection_is_only_slower() -> None:
     class Old(Good):
         protocol_version = "HTTP/1.0"

@@ -235,6 +235,28 @@ def test_reports_are_forgotten_by_age_and_number_and_survive_a_restart(tmp_path:
         assert reports.ids("c", pending=False, limit=9) == ["5", "4"]
 
 
+def test_a_job_that_is_cancelled_just_as_its_turn_comes_does_not_run(
+    node: Node, boxes: dict[str, Container], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = node.served.node.store
+    claim = store.claim
+
+    def claimed_and_cancelled(job_id: str, *, place: str) -> Any:
+        claimed = claim(job_id, place=place)
+        store.cancel(job_id, message="At once.")  # in the same commit
+        return claimed
+
+    boxes["a"].answer = boxes["a"].held
+    running = [node.submit("a"), node.submit("a")]
+    waiting = node.submit("a")
+    boxes["a"].until(2)
+    monkeypatch.setattr(store, "claim", claimed_and_cancelled)
+    boxes["a"].gate.set()
+    assert node.result(waiting)["result"] == {"container": "a", "error": "Job cancelled"}
+    assert [node.result(job_id)["status"] for job_id in running] == ["success"] * 2
+    assert len(boxes["a"].seen) == 2
+
+
 # retention and restarts
 
 

@@ -35,7 +35,7 @@ async def ask(
     url: str = "http://127.0.0.1:4000/",
     **headers: str,
 ) -> httpx.Response:
-    transport = httpx.ASGITransport(Access(whoami, tokens, host=bound))
+    transport = httpx.ASGITransport(Access(whoami, tokens=tokens, host=bound))
     async with httpx.AsyncClient(transport=transport) as http:
         return await http.request(method, "http://127.0.0.1:4000/", headers=headers)
 
@@ -121,7 +121,7 @@ async def test_nobody_listens_beyond_loopback_without_a_token(tokens: Tokens) ->
 
 async def test_a_networks_own_rules_let_its_clients_in_as_nobody_in_particular(tokens: Tokens) -> None:
     await tokens.add("alice", operator=True)
-    gate = Access(whoami, tokens, host="0.0.0.0", admits=[lambda scope: scope["path"] == "/job"])
+    gate = Access(whoami, tokens=tokens, host="0.0.0.0", admits=[lambda scope: scope["path"] == "/job"])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://node.example") as http:
         assert (await http.post("/job")).json() == {"name": "guest", "operator": False}
         assert (await http.post("/v1/jobs")).status_code == 401

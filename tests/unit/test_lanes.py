@@ -36,11 +36,13 @@ class Services:
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self.begun: list[str] = []
+        self.waited: dict[str, bool] = {}
         self.stopped: list[str] = []
         self._gates: dict[str, asyncio.Event] = {}
 
-    async def run(self, job: Job, attempt: Attempt) -> Result:
+    async def run(self, job: Job, attempt: Attempt, *, waited: bool) -> Result:
         self.begun.append(job.id)
+        self.waited[job.id] = waited
         try:
             await self._gate(job.id).wait()
         except asyncio.CancelledError:
@@ -177,6 +179,15 @@ async def test_jobs_that_an_earlier_node_left_go_first(harbour: Harbour):
     assert (await harbour.store.get_job("of-another")).state is JobState.QUEUED
 
 
+async def test_the_runner_is_told_what_has_waited(harbour: Harbour):
+    await harbour.lanes.open("l", width=1)
+    for job_id in ("a", "b"):
+        await harbour.submit(job_id)
+    await harbour.end("a")
+    await harbour.begun("a", "b")
+    assert harbour.services.waited == {"a": False, "b": True}
+
+
 async def test_what_waits_and_is_cancelled_leaves_and_never_begins(harbour: Harbour):
     await harbour.lanes.open("l", width=1)
     for job_id in ("a", "b", "c"):
@@ -242,7 +253,7 @@ async def test_the_end_of_a_job_is_told_when_the_store_knows_it(harbour: Harbour
 
 
 async def test_a_runner_that_raises_ends_its_job_and_makes_room(harbour: Harbour, monkeypatch: pytest.MonkeyPatch):
-    async def run(job: Job, attempt: Attempt) -> None:
+    async def run(job: Job, attempt: Attempt, *, waited: bool) -> None:
         harbour.services.begun.append(job.id)
         raise RuntimeError("A bug.")
 

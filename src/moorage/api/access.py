@@ -81,7 +81,7 @@ class Access:
     Otherwise a token is needed, or a network whose own rules (`admits`) let the request in.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, *, host: str, admits: Sequence[Admits] = ()) -> None:
+    def __init__(self, app: ASGIApp, admits: Sequence[Admits] = (), *, tokens: Tokens, host: str) -> None:
         self._app, self._tokens, self._admits = app, tokens, admits
         self._loopback = is_loopback(host)
 
@@ -112,9 +112,12 @@ class Access:
 
 
 class Trusted:
-    """Lets every request through as the operator's: for the Unix socket that only the node's user can open."""
+    """Lets every request through as the operator's: for the Unix socket that only the node's user can open.
 
-    def __init__(self, app: ASGIApp) -> None:
+    The rules of networks (`admits`) let in nobody who is not in already.
+    """
+
+    def __init__(self, app: ASGIApp, admits: Sequence[Admits] = ()) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

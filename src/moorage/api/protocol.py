@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the server speaks it, with two habits of our own."""
+"""HTTP/1.1 as the server speaks it, with some habits of our own."""
 
 import asyncio
 from typing import Any

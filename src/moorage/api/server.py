@@ -65,11 +65,10 @@ async def serve(
             opened = any(surface.admits is not None for surface in node.surfaces)
             await require_safe_address(host, tokens, opened=opened)
             listener = stack.enter_context(_tcp(host, port))
-            access = partial(Access, tokens=tokens, host=host)
-            ends.append((Front(app, node.surfaces, lambda target, admits: access(target, admits=admits)), listener))
+            ends.append((Front(app, node.surfaces, partial(Access, tokens=tokens, host=host)), listener))
             url = _url(host, listener)
         if uds is not None:
-            ends.append((Front(app, node.surfaces, lambda target, _: Trusted(target)), stack.enter_context(_unix(uds))))
+            ends.append((Front(app, node.surfaces, Trusted), stack.enter_context(_unix(uds))))
             stack.callback(uds.unlink, missing_ok=True)
         stack.callback(node.store.listen(app.state.metrics.notice))
         async with _running(ends, app.state.stopping):

@@ -287,7 +287,7 @@ class Surface:
     routers: tuple[Any, ...] = ()
     """FastAPI routers, mounted at the root of the node's port."""
     app: Any | None = None
-    """An ASGI application that answers `paths` by itself, past the node's own framework."""
+    """An ASGI application that answers `paths`, and all `below` others, past the node's own framework."""
     paths: tuple[str, ...] = ()
     """What it answers."""
     below: tuple[str, ...] = ()
@@ -295,8 +295,8 @@ class Surface:
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
     admits: Callable[[Mapping[str, Any]], bool] | None = None
-    """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token; of `app` alone
-    those that it answers."""
+    """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token; where
+    there is an `app`, of requests to that and of no others."""
 
     def answers(self, path: str) -> bool:
         """Tell whether the application answers a path."""

@@ -6,10 +6,12 @@ parser is a library's.
 """
 
 import asyncio
+import socket
 import ssl
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any, Self, cast
 from urllib.parse import quote, urlsplit
 
@@ -29,7 +31,7 @@ KEPT_OPEN = 1.5
 
 _PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 _EITHER_FORMAT = 32 + zlib.MAX_WBITS
-_INSIDE_A_TARGET = "/%:?#[]@!$&'()*+,;=~"
+_INSIDE_A_TARGET = "/%:?[]@!$&'()*+,;=~"
 """What stays as it is in a target, besides letters and digits."""
 
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[tuple[Any, asyncio.Protocol]]]
@@ -52,18 +54,24 @@ def through(endpoint: Endpoint) -> Connect:
             sock = await endpoint.connect()
         except ServiceUnavailable as error:
             raise ConnectFailed(error.message) from error
-        return await asyncio.get_running_loop().create_connection(protocol, sock=sock)
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            return await asyncio.get_running_loop().create_connection(protocol, sock=sock)
+        except OSError as error:
+            sock.close()
+            raise ConnectFailed(error.strerror or str(error)) from error
 
     return connect
 
 
 def to(url: str) -> Connect:
-    """Connect to the host of a URL; for `https` its certificate has to be valid for that host."""
+    """Connect to the host of a URL, its addresses one after the other; for `https` its certificate has to be valid."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    context = ssl.create_default_context() if secure else None
+    context = _tls() if secure else None
 
     async def connect(protocol: Callable[[], asyncio.Protocol]) -> tuple[Any, asyncio.Protocol]:
         loop = asyncio.get_running_loop()
@@ -75,6 +83,19 @@ def to(url: str) -> Connect:
             raise ConnectFailed(f"it is no name of a host: {error}") from error
 
     return connect
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def host_of(url: str) -> str:
+    """Give the host and port of a URL as a request names them."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").encode("idna").decode()
+    host = f"[{host}]" if ":" in host else host
+    return host if parts.port is None else f"{host}:{parts.port}"
 
 
 class Client:
@@ -93,7 +114,16 @@ class Client:
 
         `target` is a path, maybe with a query. Raises ConnectFailed, Broken.
         """
-        connection = self._kept() or await self._opened()
+        kept = self._kept()
+        if kept is not None:
+            try:
+                return await self._ask(kept, method, target, body)
+            except Broken:
+                if method != "GET":  # what changes something is never sent twice
+                    raise
+        return await self._ask(await self._opened(), method, target, body)
+
+    async def _ask(self, connection: "_Connection", method: str, target: str, body: bytes) -> "Answer":
         try:
             length = f"Content-Length: {len(body)}\r\n" if body else ""
             head = f"{method} {quote(target, safe=_INSIDE_A_TARGET)} HTTP/1.1\r\n{self._headers}{length}\r\n"
@@ -149,7 +179,7 @@ class Answer:
         self, connection: "_Connection", *, status: int, headers: dict[str, str], target: str, kept: bool
     ) -> None:
         self.status, self.headers, self.target = status, headers, target
-        """`headers` has names in lower case; `target` is what was asked for."""
+        """`headers` has names in lower case, and of several with one name the first; `target` is what was asked for."""
         self.kept = kept
         """Whether the connection can be used again after it."""
         self._connection = connection
@@ -173,13 +203,13 @@ class Answer:
         if self._unpack is None:
             return await self._connection.read()
         while packed := await self._packed(self._unpack.unconsumed_tail):
-            if self._unpack.eof:
-                raise Broken("something follows its packed content")
             self._begun = True
             try:
                 piece = self._unpack.decompress(packed, READ_AHEAD)
             except zlib.error as error:
                 raise Broken(f"it is not packed as it says: {error}") from None
+            if self._unpack.unused_data:
+                raise Broken("something follows its packed content")
             if piece:
                 return piece
         if self._begun and not self._unpack.eof:
@@ -334,7 +364,9 @@ class _Connection(asyncio.Protocol):
         if self._answer is not None:  # after the body
             return
         key, text = name.decode("latin-1").lower(), value.decode(errors="replace").strip()
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        if key == "transfer-encoding" and key in self._headers:
+            text = f"{self._headers.pop(key)}, {text}"
+        self._headers.setdefault(key, text)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

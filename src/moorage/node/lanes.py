@@ -7,6 +7,7 @@ while there is room in its lane, accepting it and beginning it are one write.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
@@ -25,8 +26,12 @@ NO_STORE = 1.0
 
 _LEAVES_THE_QUEUE = frozenset({"job.cancelled", "job.failed"})
 
-Run = Callable[[Job, Attempt], Awaitable[Result | None]]
-"""Drives an attempt; gives its result as it is in the store, or None if the store has to be asked."""
+
+class Run(Protocol):
+    """Drives an attempt; gives its result as it is in the store, or None if the store has to be asked."""
+
+    def __call__(self, job: Job, attempt: Attempt, *, waited: bool) -> Awaitable[Result | None]:
+        """Drive it; one that has `waited` in the queue may have been cancelled just as it was claimed."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -64,18 +69,20 @@ class Lanes:
 
     def load(self, name: str | None = None) -> LaneLoad:
         """Count the jobs of an open lane, or of all."""
-        lanes = self._lanes.values() if name is None else [self._lanes[name]] if name in self._lanes else []
-        return LaneLoad(
-            waiting=sum(len(lane.waiting) + lane.arriving for lane in lanes),
-            running=sum(lane.running for lane in lanes),
-        )
+        if name is None:
+            loads = [self.load(each) for each in self._lanes]
+            return LaneLoad(waiting=sum(each.waiting for each in loads), running=sum(each.running for each in loads))
+        lane = self._lanes.get(name)
+        if lane is None:
+            return LaneLoad(waiting=0, running=0)
+        return LaneLoad(waiting=len(lane.waiting) + lane.arriving, running=lane.running)
 
     def is_open(self, name: str) -> bool:
         """Tell whether the jobs of a lane run."""
         return name in self._lanes
 
     def end_of(self, job_id: str) -> asyncio.Future[Result | None] | None:
-        """Give what is done once a job has left its lane, or the node stops; None if it has left, or was in none.
+        """Give what is done once a job has left its lane, or the node stops; None a moment later, or if it was in none.
 
         It holds the job's result as it is in the store then, or None if the store has to be asked.
         """
@@ -129,7 +136,7 @@ class Lanes:
             if not (wanted and self._is_open(lane)):
                 raise NodeStopping  # and nothing is accepted
             self._arrive(job.id)
-            begun.append(self._begin(lane, job.id, self._run(job, attempt)))
+            begun.append(self._begin(lane, job.id, self._run(job, attempt, waited=False)))
 
         try:
             return await self._store.start(app_id, build, place=NAME, begin=begin)
@@ -169,7 +176,8 @@ class Lanes:
         """Begin a job that has waited, unless it has left the queue; one that cannot begin any more is put back."""
         attempt = await self._claimed(lane, job_id)
         if attempt is not None and self._is_open(lane):
-            self._begin(lane, job_id, self._run(await self._store.get_job(job_id), attempt))
+            job = await self._store.get_job(job_id)
+            self._begin(lane, job_id, self._run(job, attempt, waited=True))
             return
         if attempt is not None:
             await self._store.release(attempt)

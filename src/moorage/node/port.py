@@ -89,7 +89,7 @@ class NetworkPort:
         return self._node.lanes.load(lane)
 
     def end_of(self, job_id: str) -> "asyncio.Future[Result | None] | None":
-        """Give what is done once a job has left its lane; None if it is in none."""
+        """Give what is done once a job has left its lane; None a moment later, and if it was in none."""
         return self._node.lanes.end_of(job_id)
 
     async def get_job(self, job_id: str) -> Job:

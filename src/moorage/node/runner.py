@@ -48,6 +48,8 @@ TOGETHER = 0.025
 """Seconds that progress waits for more of it to share a commit."""
 NO_STORE = 1.0
 """Seconds between two tries to write while the store cannot, as on a full disk."""
+NOWHERE = Path("/dev/null/none")
+"""The directory of an attempt that has none."""
 COLLECTING = 8
 """Attempts that may store their outputs beside those that hold resources."""
 
@@ -127,22 +129,25 @@ class Runner:
         live = self.live.get(attempt.job_id)
         return live.log if live is not None and live.attempt.id == attempt.id else None
 
-    async def run(self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None) -> Result | None:
+    async def run(
+        self, job: Job, attempt: Attempt, release: Callable[[], None] = lambda: None, *, waited: bool = True
+    ) -> Result | None:
         """Run an attempt and write down how it ended; when the node stops meanwhile, as lost.
 
         Gives the result as it is in the store then, or None if its end was not this attempt's to say.
 
         `release` is called as soon as the app's processes are gone: storing outputs needs no reservation.
-        A job of a lane gets no directory and no log, since it runs no process.
+        A job of a lane gets no directory and no log, since it runs no process. One that never `waited` in the queue
+        cannot have been cancelled there.
         """
-        workspace = self._work / attempt.id if job.lane is None else self._work
+        workspace = self._work / attempt.id if job.lane is None else NOWHERE
         log_bytes = job.spec.limits.log_bytes
         live = Live(
             job=job, attempt=attempt, workspace=workspace, log=AttemptLog(workspace, log_bytes), release=release
         )
         self.live[job.id] = live
         try:
-            return await self._conclude(live, await self._drive(live))
+            return await self._conclude(live, await self._drive(live, waited=waited))
         except asyncio.CancelledError:
             self._flush(live)
             # The end was written already, or cannot be: then the next start writes it. A node that stops never waits.
@@ -160,12 +165,12 @@ class Runner:
             if job.lane is None:
                 await asyncio.shield(asyncio.to_thread(remove_workspace, workspace))
 
-    async def _drive(self, live: Live) -> Result:
+    async def _drive(self, live: Live, *, waited: bool) -> Result:
         """Prepare and run; everything that goes wrong is a result."""
         try:
+            if waited and await self._store.cancelling(live.job.id):  # asked for between the claim and `live`
+                live.cancelled.set()
             if live.job.lane is None:
-                if await self._store.cancelling(live.job.id):  # asked for between the claim and `live`
-                    live.cancelled.set()
                 self._advance(live, AttemptState.PREPARING, "Its work directory is being made.")
                 make_workspace(live.workspace)
             if live.total_left == 0.0:

@@ -1,8 +1,8 @@
 """The seam to the durable truth: apps, jobs, attempts, events, tokens.
 
 Every state change checks the transition table and appends its event in the same transaction. A write gives a future
-that is done once that transaction is durable; writes are done in the order in which they were called, whether or not
-that is waited for, even if the future is cancelled.
+that is done once that transaction is durable; such writes are done in the order in which they were called, whether
+or not that is waited for, and even if the future is cancelled.
 """
 
 from asyncio import Future

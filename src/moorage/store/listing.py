@@ -62,7 +62,7 @@ def numbers_query(where: JobFilter) -> str:
 
 
 def _drivers(where: JobFilter) -> tuple[tuple[str, ...], ...]:
-    return _DRIVERS_OF_RUNNING if where.state is JobState.RUNNING else _DRIVERS
+    return _DRIVERS_OF_RUNNING if where.state == JobState.RUNNING else _DRIVERS
 
 
 def _given(where: JobFilter, names: tuple[str, ...]) -> bool:

@@ -2,9 +2,9 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from json import JSONEncoder, loads
+from operator import attrgetter
 from typing import Any
 
 from moorage.model.apps import App
@@ -16,6 +16,10 @@ from moorage.store.base import Token
 
 # One encoder for all: escaping keeps text that is no valid UTF-8 storable.
 dumps: Callable[[Any], str] = JSONEncoder(separators=(",", ":")).encode
+
+_LIMITS: tuple[str, ...] = tuple(Limits.__dataclass_fields__)
+_TIMEOUTS: tuple[str, ...] = tuple(Timeouts.__dataclass_fields__)
+_limits, _timeouts = attrgetter(*_LIMITS), attrgetter(*_TIMEOUTS)
 
 
 def spec_text(spec: JobSpec) -> str:
@@ -36,13 +40,20 @@ def spec_text(spec: JobSpec) -> str:
         document["after"] = spec.after
     if spec.mode != "run":
         document["mode"] = spec.mode
-    return f"{_bounds_text(spec.limits, spec.timeouts)[:-1]},{dumps(document)[1:]}"
+    bounds = _bounds_text(*_limits(spec.limits), *_timeouts(spec.timeouts))
+    return f"{bounds[:-1]},{dumps(document)[1:]}"  # the members of both
 
 
-@lru_cache(maxsize=256)
-def _bounds_text(limits: Limits, timeouts: Timeouts) -> str:
-    """Write down what most jobs of an app have in common."""
-    return dumps({"limits": asdict(limits), "timeouts": asdict(timeouts)})
+@lru_cache(maxsize=256, typed=True)  # 1 and 1.0 are the same key otherwise, and not the same text
+def _bounds_text(*values: float | None) -> str:
+    """Write down the limits and timeouts, which most jobs of an app have in common."""
+    split = len(_LIMITS)
+    return dumps(
+        {
+            "limits": dict(zip(_LIMITS, values[:split], strict=True)),
+            "timeouts": dict(zip(_TIMEOUTS, values[split:], strict=True)),
+        }
+    )
 
 
 def spec(text: str, app_id: str) -> JobSpec:

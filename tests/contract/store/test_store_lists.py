@@ -53,7 +53,7 @@ FILTERS = [
         (None, "ann"),
         (None, "app_2"),
         (None, "infrax"),
-        (None, JobState.RUNNING),
+        (None, JobState.RUNNING, JobState.FAILED, JobState.QUEUED),
         (None, False, True),
         (None, "job_0"),
         (None, {"colour": "red"}, {"size": "s", "colour": "blue"}),

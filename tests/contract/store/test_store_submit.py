@@ -6,10 +6,11 @@ import pytest
 
 from moorage.errors import AppUnavailable, DependencyFailed, IdempotencyConflict, NotFound
 from moorage.model.apps import App
-from moorage.model.jobs import FileRef, Job
+from moorage.model.jobs import FileRef, Job, JobSpec
 from moorage.model.limits import GIB, Limits, Timeouts
 from moorage.model.states import AttemptState, JobState
 from moorage.store.base import Store
+from moorage.store.rows import spec_text
 from tests.contract.store.steps import Clock, builder, claim, end, history, run, submit, topics
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +94,11 @@ async def test_a_different_request_under_the_same_name_is_a_conflict(store: Stor
         await store.submit("app_1", builder(parameters=changed), owner="ann", job_id="mine")
     with pytest.raises(IdempotencyConflict):
         await store.submit("app_1", builder(parameters=changed), owner="ann", idempotency_key="k")
+
+
+async def test_a_spec_is_written_as_it_is_whatever_was_written_before():
+    specs = [JobSpec(app_id="a", timeouts=Timeouts(execution=value)) for value in (77, 77.0, 77)]
+    assert [spec_text(spec).count('"execution":77,') for spec in specs] == [1, 0, 1]
 
 
 async def test_the_name_of_anothers_job_is_a_conflict(store: Store):

@@ -48,12 +48,12 @@ class _Remote:
         raise ServiceUnavailable
 
 
+_REMOTE = _Remote()
+
+
 def remote() -> AbstractAsyncContextManager[Endpoint]:
     """Give the place of a container that others run."""
     return _REMOTE
-
-
-_REMOTE = _Remote()
 
 
 class Calls:
@@ -76,7 +76,7 @@ class Calls:
         accept_error_status: bool = False,
     ) -> None:
         self.name, self._acquire, self._timeout = name, acquire, timeout
-        self._url, self._host = url, urlsplit(url).netloc if url else "localhost:3000"
+        self._url, self._host = url, http.host_of(url) if url else "localhost:3000"
         self._base = urlsplit(url).path
         self._idle, self._longest = stream_idle_timeout, stream_timeout
         self._accept_error_status = accept_error_status
@@ -145,12 +145,17 @@ class Calls:
             raise self._meaning(error) from error
 
     @asynccontextmanager
-    async def page(self, path: str, query: Mapping[str, str] | None = None, *, within: float) -> AsyncIterator[Answer]:
-        """Give the answer to a GET once it begins, as `exchange` does; that the container starts takes of its time."""
+    async def page(
+        self, path: str, query: Mapping[str, str] | None = None, *, within: float, follow: bool = True
+    ) -> AsyncIterator[Answer]:
+        """Give the answer to a GET once it begins, as `exchange` does; that the container starts takes of its time.
+
+        A redirect that is not to be followed is an answer like any other.
+        """
         target = f"{path}?{urlencode(query, safe='/')}" if query else path
         try:
             async with asyncio.timeout(within), self._acquire() as endpoint:
-                with await self._send(endpoint, "GET", target) as answer:
+                with await self._send(endpoint, "GET", target, follow=follow) as answer:
                     yield answer
         except TimeoutError:
             raise TimedOut(f"Timeout after {within:g} s") from None
@@ -179,7 +184,9 @@ class Calls:
         except MoorageError as error:
             raise self._meaning(error) from error
 
-    async def _send(self, endpoint: Endpoint, method: str, path: str, body: bytes = b"") -> Answer:
+    async def _send(
+        self, endpoint: Endpoint, method: str, path: str, body: bytes = b"", *, follow: bool = True
+    ) -> Answer:
         """Send a request, also to where the answer says, but never to another host: that may be one of ours."""
         if self._client is None:
             connect = http.to(self._url) if self._url else http.through(endpoint)
@@ -187,7 +194,7 @@ class Calls:
         target = self._base + path
         for _ in range(REDIRECTS + 1):
             answer = await self._client.request(method, target, body)
-            if (moved := self._moved(answer)) is None:
+            if not follow or (moved := self._moved(answer)) is None:
                 return answer
             with answer:
                 target = moved

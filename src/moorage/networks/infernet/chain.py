@@ -70,6 +70,7 @@ async def run(request: Request, chain: Sequence[Container], cancelled: Cancellat
     data: JSON = request.data
     answers: list[Answer] = []
     with _Until(cancelled):
+        await _unless(cancelled)
         for position, container in enumerate(chain):
             body = request_body(
                 data,
@@ -101,6 +102,7 @@ async def stream(
     outcome: Output | Failure | None = None
     try:
         with _Until(cancelled):
+            await _unless(cancelled)
             async with aclosing(container.stream(body)) as chunks:
                 async for chunk in chunks:
                     kept.add(chunk)
@@ -189,6 +191,12 @@ def _error(answer: Answer) -> ErrorInfo | None:
     if isinstance(answer.outcome, Output):
         return None
     return ContainerFailed(f"Container {answer.container}: {answer.outcome.error}").info
+
+
+async def _unless(cancelled: Cancellation) -> None:
+    """Let a cancellation of before take effect here, before anything is asked."""
+    if cancelled.is_set():
+        await asyncio.sleep(0)
 
 
 class _Until:

@@ -29,7 +29,7 @@ MOST_LISTED = 10_000
 RECENT = 1000
 """Answers that are kept at hand."""
 SHORT = 16 * KIB
-"""Bytes of an answer, about, that is kept so."""
+"""Bytes of the longest answer that is kept so."""
 CLIENT = "client"
 """Label of a job with the address that sent it."""
 
@@ -147,16 +147,20 @@ class Desk:
 
         Raises DiskFull, StoreUnavailable.
         """
-        self._recent.clear()
         before = time.time() - kept.ttl
-        await self._port.forget_jobs(caller=OPERATOR, before=before, keep=kept.max)
+        try:
+            await self._port.forget_jobs(caller=OPERATOR, before=before, keep=kept.max)
+        finally:
+            self._recent.clear()  # some of them are forgotten now
         self._reports.forget(before=before, keep=kept.max)
 
     def _remember(self, job: Job, end: asyncio.Future[Result | None]) -> None:
         result = end.result()
-        if result is None or not _short(result.value):
+        if result is None or not _short((result.value or [None])[-1]):
             return
-        self._recent[job.id] = encode(ended(job, result).document(intermediate=False))
+        answer = encode(ended(job, result).document(intermediate=False))
+        if len(answer) <= SHORT:
+            self._recent[job.id] = answer
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 
@@ -179,15 +183,22 @@ class Desk:
 
 
 def _short(value: JSON) -> bool:
-    """Tell whether JSON is short, without looking at more of it than that."""
+    """Tell whether JSON may be short, without looking at more of it than that."""
     left, rest = SHORT, [value]
     while rest and left > 0:
         each = rest.pop()
-        left -= len(each) if isinstance(each, str | list | dict) else 1
+        left -= _least(each)
         if left > 0 and isinstance(each, list | dict):
             rest += each
             rest += each.values() if isinstance(each, dict) else ()
     return left > 0
+
+
+def _least(value: JSON) -> int:
+    """Give a number of characters that a value has at least."""
+    if isinstance(value, str | list | dict):
+        return len(value)
+    return value.bit_length() // 4 if isinstance(value, int) else 1
 
 
 def number(query: Mapping[str, str], name: str, default: float, most: float) -> float:

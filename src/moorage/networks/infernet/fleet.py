@@ -82,7 +82,7 @@ class Fleet:
         await asyncio.gather(*(self._begin(member, ports.get(name)) for name, member in self._members.items()))
         self.app_id = (await self._anchored()).id
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections; the services are the node's to stop."""
         for member in self._members.values():
             if member.calls is not None:

@@ -27,7 +27,7 @@ async def ready(probe: Probe) -> str:
     path = probe.container.moorage.health_path
     try:
         await probe.calls.wait()
-        async with probe.calls.page(path, within=probe.patience) as answer:
+        async with probe.calls.page(path, within=probe.patience, follow=False) as answer:
             status = answer.status
     except ContainerError as error:
         raise Breach(f"GET {path}: {error.failure.error}") from None

@@ -202,7 +202,7 @@ class Probe:
             await asyncio.sleep(pause)
             with suppress(ContainerError):
                 await self.calls.wait()
-                async with self.calls.page(self.container.moorage.health_path, within=self.patience):
+                async with self.calls.page(self.container.moorage.health_path, within=self.patience, follow=False):
                     return True
         return False
 

@@ -120,7 +120,7 @@ class InfernetSurface:
                 await self._tidy()
                 await asyncio.sleep(TIDY_EVERY)
         finally:
-            await self._fleet.close()
+            self._fleet.close()
             self._desk.close()
 
     async def _tidy(self) -> None:
