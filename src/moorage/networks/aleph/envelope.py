@@ -1,0 +1,393 @@
+"""The envelope of a message: what came is read, and what we return is written, here (contract, sections 2.1 and 3.1).
+
+Nothing is verified: that a hash and a signature fit is looked at after the shape (section 2.2).
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Annotated, Any, Literal, cast, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from moorage.model.jobs import JSON
+from moorage.networks.aleph.hashes import BadHash, kind_of
+from moorage.networks.aleph.program import Chain
+
+MessageType = Literal["POST", "AGGREGATE", "STORE", "PROGRAM", "INSTANCE", "FORGET"]
+ItemType = Literal["inline", "storage", "ipfs"]
+
+
+BROADCAST = ("sender", "chain", "signature", "type", "item_content", "item_type", "item_hash", "time", "channel")
+"""The keys that clients publish."""
+
+MAX_ITEM_CONTENT = 200_000
+"""Characters of an inline content."""
+MAX_CHANNEL = 128
+MAX_TIME = 9_223_372_036.0
+"""Seconds since 1970 that a message may bear."""
+MAX_DEPTH = 100
+"""Levels of lists and objects within each other; whatever is read here can be written within other JSON again."""
+MAX_PROBLEMS = 100
+"""Problems that are told of one message, so that a hostile one costs little."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Path = tuple[str | int, ...]
+
+
+# What is wrong with a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a message."""
+
+    loc: Path
+    rule: str
+    """What the contract asks for."""
+    type: str
+    """The name of the rule."""
+    hint: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is, such as `content.volumes[0].mount`."""
+        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.loc)
+        return steps.removeprefix(".") or "message"
+
+    @property
+    def text(self) -> str:
+        """The rule, and the hint if there is one."""
+        return f"{self.rule}; {self.hint}" if self.hint else self.rule
+
+    @property
+    def document(self) -> dict[str, JSON]:
+        """The problem as one of `details.errors` (section 5)."""
+        return {"loc": list(self.loc), "msg": self.text, "type": self.type}
+
+
+class BadMessage(ValueError):
+    """A message that is not what the contract asks for: rejected with code 0 (section 4.3)."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(f"{problem.path}: {problem.text}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+_NO_OBJECT, _NO_LIST, _UNKNOWN = "must be an object", "must be a list", "is not a known key"
+_RULES: Mapping[str, str] = {
+    "bool_type": "must be true or false", "float_type": "must be a number", "int_type": "must be an integer",
+    "dataclass_type": _NO_OBJECT, "dict_type": _NO_OBJECT, "list_type": _NO_LIST, "tuple_type": _NO_LIST,
+    "extra_forbidden": _UNKNOWN, "unexpected_keyword_argument": _UNKNOWN, "missing": "is required",
+    "greater_than_equal": "must be at least {ge}", "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}", "string_type": "must be a string",
+    "string_too_long": "must have at most {max_length} characters", "too_long": "must have at most {max_length} items",
+}  # fmt: skip
+"""Pydantic's rules in the words of JSON."""
+
+
+def problems_of(failure: ValidationError, *, known: Collection[str], under: Path = ()) -> list[Problem]:
+    """Put a failure into the words of the contract; an unknown key is told the nearest of the `known` ones."""
+    errors = failure.errors(include_url=False, include_input=False)
+    return [_problem(error, known, under) for error in errors[:MAX_PROBLEMS]]
+
+
+def _problem(error: ErrorDetails, known: Collection[str], under: Path) -> Problem:
+    kind, context = error["type"], error.get("ctx", {})
+    loc = tuple(step if isinstance(step, int) else _clipped(step) for step in error["loc"])
+    hint = nearest(str(loc[-1]), known) if _RULES.get(kind) == _UNKNOWN else context.get("hint")
+    rule = _RULES[kind].format(**context) if kind in _RULES else error["msg"]
+    return Problem(loc=under + loc, rule=rule, type=kind, hint=hint)
+
+
+def not_an_object(loc: Path) -> Problem:
+    """Say that something else stands where an object must."""
+    return Problem(loc=loc, rule=_NO_OBJECT, type="dict_type")
+
+
+def _clipped(text: str) -> str:
+    """Shorten a key, for it may be as long as a message, and make it text that can be written."""
+    shown = text if len(text) <= 64 else f"{text[:64]}..."
+    return _LONE_SURROGATE.sub("\ufffd", shown)
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """Hint at the known word that is nearest to one that is not known."""
+    found = difflib.get_close_matches(word[:64].lower(), sorted(known, key=str.lower), n=1, cutoff=0.0)
+    upper = word.upper()
+    return f"did you mean `{upper if upper in known else found[0]}`?"
+
+
+# Kinds of values
+
+
+def hash_kind(text: str) -> Literal["storage", "ipfs"] | None:
+    """Tell by its shape where an item hash leads to; None if it is none (section 3.2)."""
+    try:
+        return "storage" if kind_of(text) == "storage" else "ipfs"
+    except BadHash:
+        return None
+
+
+def speakable(text: str) -> str:
+    """Refuse what has no UTF-8, and so can neither be hashed nor stored."""
+    if _LONE_SURROGATE.search(text):
+        raise PydanticCustomError("lone_surrogate", "must not hold a lone surrogate")
+    return text
+
+
+def _item_hash(text: str) -> str:
+    if hash_kind(text) is None:
+        hint = "write hexadecimal in lower case" if hash_kind(text.lower()) == "storage" else None
+        rule = "must be an item hash: 64 lower-case hexadecimal digits or an IPFS CID"
+        raise PydanticCustomError("item_hash", rule, {"hint": hint})
+    return text
+
+
+def _among(names: Sequence[str]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value not in names:
+            context = {"expected": ", ".join(names), "hint": nearest(value, names)}
+            raise PydanticCustomError("choice", "must be one of {expected}", context)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _supported(value: Any) -> Any:
+    if value == "V-PROGRAM":
+        raise PydanticCustomError("unsupported", "V-PROGRAM messages are not supported")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    seconds = _moment(value) if isinstance(value, str) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise PydanticCustomError("time", "must be seconds since 1970 or a date and time in ISO 8601")
+    if not 0 <= seconds <= MAX_TIME:
+        raise PydanticCustomError("time_range", "must lie between 1970 and 2262", {"hint": "count in seconds"})
+    return float(seconds)
+
+
+_DATETIME: TypeAdapter[datetime] = TypeAdapter(datetime)
+"""Takes the spellings of ISO 8601 that the network's own parser takes."""
+
+
+def _moment(text: str) -> float | None:
+    try:
+        moment = _DATETIME.validate_python(text)
+    except ValidationError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _short(text: str) -> str:
+    if len(text) > MAX_ITEM_CONTENT:
+        hint = "upload the content and send its hash with `item_type` storage"
+        raise PydanticCustomError("message_too_long", "Message too long", {"hint": hint})
+    return text
+
+
+SPEAKABLE = AfterValidator(speakable)
+Text = Annotated[str, SPEAKABLE]
+ItemHash = Annotated[str, AfterValidator(_item_hash)]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Confirmation:
+    """Where a chain took the message down; read only to see that it is one."""
+
+    chain: Annotated[str, _among(get_args(Chain))]
+    height: Whole
+    hash: JSON
+    time: Annotated[float, Strict()] | None = None
+    publisher: Text | None = None
+
+
+class _Fields(BaseModel, extra="forbid"):
+    chain: Annotated[str, _among(get_args(Chain))]
+    sender: Text
+    type: Annotated[MessageType, _among(get_args(MessageType)), BeforeValidator(_supported)]
+    channel: Annotated[str, Field(max_length=MAX_CHANNEL), SPEAKABLE] | None = None
+    signature: Text
+    time: Annotated[float, PlainValidator(_seconds)]
+    item_type: Annotated[ItemType, _among(get_args(ItemType))] | None = None
+    item_content: Annotated[Text, AfterValidator(_short)] | None = None
+    item_hash: ItemHash
+    content: JSON = None
+    confirmations: list[_Confirmation] | None = None
+    confirmed: Flag | None = None
+    size: Whole | None = None
+    id_: JSON = Field(default=None, alias="_id")
+    hash_type: Literal["sha256"] | None = None
+    forgotten_by: list[Text] | None = None
+
+
+KEYS = frozenset(field.alias or name for name, field in _Fields.model_fields.items())
+"""All that an envelope may hold."""
+
+
+# Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A message as it was published; its hash and its signature are yet to be verified."""
+
+    chain: str
+    sender: str
+    type: MessageType
+    channel: str | None
+    signature: str
+    time: float
+    """Seconds since 1970, as the sender says; neither the hash nor the signature covers it."""
+    item_type: ItemType
+    item_content: str | None
+    """The exact text that an inline message is hashed by."""
+    item_hash: str
+    content: Mapping[str, JSON] | None
+    """What `item_content` says; None where the content is stored and must be fetched by its hash."""
+    given_content: Mapping[str, JSON] | None
+    """The `content` that came with a stored one: no proof of anything. None for inline messages."""
+
+    @property
+    def broadcast(self) -> dict[str, JSON]:
+        """The nine keys that clients publish, and no other (section 3.1)."""
+        return {key: getattr(self, key) for key in BROADCAST}
+
+    @property
+    def without_content(self) -> dict[str, JSON]:
+        """What is left to tell of a message that was forgotten (section 4.2)."""
+        return self.broadcast | {"item_content": None}
+
+    def shown(self, content: Mapping[str, JSON] | None = None, *, size: int | None = None) -> dict[str, JSON]:
+        """Give the message object that we return: these keys and no other, or clients refuse it (section 4.2).
+
+        Content and size, in bytes, are those of `item_content`; for a stored content they must be given.
+        """
+        document = self.content if content is None else content
+        assert document is not None
+        counted = len(self.item_content.encode()) if size is None and self.item_content is not None else size
+        assert counted is not None
+        added = {"content": document, "size": counted, "confirmed": False, "confirmations": []}
+        return self.broadcast | added
+
+
+def parse(document: JSON) -> Envelope:
+    """Read an envelope: the nine keys that clients publish or the form with all that nodes add.
+
+    `item_type` is inferred where it is missing; `item_content` is the truth, whatever `content` says.
+    Raises BadMessage with all that is wrong at once (up to MAX_PROBLEMS).
+    """
+    if not isinstance(document, dict):
+        raise BadMessage([not_an_object(())])
+    fields, problems = _fields(document)
+    content, content_problems = _inline_content(document)
+    problems += [*content_problems, *_contradictions(document)]
+    if problems or fields is None:
+        raise BadMessage(problems[:MAX_PROBLEMS])
+    item_type = _item_type(document)
+    assert item_type is not None
+    shared = {key: getattr(fields, key) for key in BROADCAST if key != "item_type"}
+    given = fields.content if content is None else None
+    return Envelope(**shared, item_type=item_type, content=content, given_content=given)
+
+
+def _fields(document: dict[str, JSON]) -> tuple[_Fields | None, list[Problem]]:
+    try:
+        return _Fields.model_validate(document), []
+    except ValidationError as failure:
+        return None, problems_of(failure, known=KEYS)
+
+
+def _item_type(document: Mapping[str, JSON]) -> ItemType | None:
+    """Take the type that is named, or infer it; None where what it is inferred from is no good itself."""
+    named, item_hash = document.get("item_type"), document.get("item_hash")
+    if named is not None:
+        return cast("ItemType", named) if named in get_args(ItemType) else None
+    if document.get("item_content") is not None:
+        return "inline"
+    return hash_kind(item_hash) if isinstance(item_hash, str) else None
+
+
+def _contradictions(document: Mapping[str, JSON]) -> Iterator[Problem]:
+    """Find what is right by itself and wrong together."""
+    item_type, item_hash, text = _item_type(document), document.get("item_hash"), document.get("item_content")
+    kind = hash_kind(item_hash) if isinstance(item_hash, str) else None
+    if item_type == "inline" and text is None:
+        hint = "send the exact text that `item_hash` is the sha256 of"
+        yield Problem(loc=("item_content",), rule="is required for an inline message", type="missing", hint=hint)
+    if item_type in {"storage", "ipfs"} and text is not None:
+        rule, hint = f"must be null where `item_type` is {item_type}", "send `item_type` inline, or store the content"
+        yield Problem(loc=("item_content",), rule=rule, type="not_inline", hint=hint)
+    if item_type and kind and kind != ("storage" if item_type == "inline" else item_type):
+        rule = f"must be {'a CID' if item_type == 'ipfs' else 'a sha256'}, for `item_type` is {item_type}"
+        yield Problem(loc=("item_hash",), rule=rule, type="item_hash")
+    if document.get("confirmed") is True and document.get("confirmations") in (None, []):
+        yield Problem(loc=("confirmed",), rule="must not be true without confirmations", type="confirmed")
+    if text is None and (given := document.get("content")) is not None:
+        if not isinstance(given, dict):
+            yield not_an_object(("content",))
+        elif _deep(given):
+            yield _too_deep("content")
+
+
+def _inline_content(document: Mapping[str, JSON]) -> tuple[Mapping[str, JSON] | None, list[Problem]]:
+    text = document.get("item_content")
+    if not isinstance(text, str) or len(text) > MAX_ITEM_CONTENT:
+        return None, []
+    try:
+        content = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        return None, [_no_json(f"{error.msg} in line {error.lineno}, column {error.colno}")]
+    except RecursionError:
+        return None, [_too_deep("item_content")]
+    except ValueError:
+        return None, [_no_json("it holds a number that is not finite or has too many digits")]
+    if not isinstance(content, dict):
+        return None, [Problem(loc=("item_content",), rule="must hold an object", type="dict_type")]
+    return content, [_too_deep("item_content")] if _deep(content) else []
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
+def _no_json(reason: str) -> Problem:
+    return Problem(loc=("item_content",), rule="must be valid JSON", type="json_invalid", hint=reason)
+
+
+def _too_deep(key: str) -> Problem:
+    return Problem(loc=(key,), rule=f"must not be nested deeper than {MAX_DEPTH} levels", type="too_deep")
+
+
+def _deep(document: JSON) -> bool:
+    """Look level by level, since a recursive search would meet the very limit that is guarded here."""
+    level: list[dict[str, JSON] | list[JSON]] = [document]
+    for _ in range(MAX_DEPTH):
+        parts = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [part for part in chain.from_iterable(parts) if isinstance(part, dict | list)]
+    return bool(level)
