@@ -26,10 +26,10 @@ from moorage.networks.aleph.envelope import (
     MAX_PROBLEMS,
     BadMessage,
     Envelope,
-    Problem,
     hash_kind,
     parse,
 )
+from moorage.networks.aleph.problems import Problem
 from moorage.networks.aleph.program import Chain
 
 OWNER, OTHER = "0x" + "aB" * 20, "0x" + "22" * 20
@@ -164,8 +164,8 @@ def test_every_chain_is_read(chain: str) -> None:
 @pytest.mark.parametrize(
     ("document", "path", "rule", "hint"),
     [
-        ([], "message", "must be an object", None),
-        (None, "message", "must be an object", None),
+        ([], "", "must be an object", None),
+        (None, "", "must be an object", None),
         (inline(extra=1), "extra", "is not a known key", "did you mean"),
         (inline(itemhash=1), "itemhash", "is not a known key", "did you mean `item_hash`?"),
         (inline(Sender=1), "Sender", "is not a known key", "did you mean `sender`?"),
@@ -216,7 +216,7 @@ def test_a_refusal_names_the_place_the_rule_and_a_way_out(
 ) -> None:
     found = refused(document)[path]
     assert found.rule.startswith(rule)
-    assert (found.hint or "").find(hint or "") >= 0 if hint else found.hint is None
+    assert (found.fix or "").find(hint or "") >= 0 if hint else found.fix is None
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:

@@ -15,7 +15,6 @@ from moorage.networks.aleph.envelope import (
     Flag,
     ItemHash,
     MessageType,
-    Problem,
     Text,
     Whole,
     hash_kind,
@@ -23,6 +22,7 @@ from moorage.networks.aleph.envelope import (
     problems_of,
     speakable,
 )
+from moorage.networks.aleph.problems import Problem
 
 MAX_TARGETS = 1000
 """Messages, or aggregates, that one FORGET may name."""
@@ -199,4 +199,4 @@ def _wrong_file(content: Mapping[str, JSON]) -> list[Problem]:
     if kind is None or item_type not in ("storage", "ipfs") or item_type == kind:
         return []
     rule = f"must be {'a sha256' if kind == 'ipfs' else 'a CID'}, for `item_type` is {item_type}"
-    return [Problem(loc=("content", "item_hash"), rule=rule, type="item_hash")]
+    return [Problem(place=("content", "item_hash"), rule=rule, type="item_hash")]

@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.hashes import BadHash, kind_of
+from moorage.networks.aleph.problems import Place, Problem
 from moorage.networks.aleph.program import Chain
 
 MessageType = Literal["POST", "AGGREGATE", "STORE", "PROGRAM", "INSTANCE", "FORGET"]
@@ -48,45 +49,15 @@ MAX_PROBLEMS = 100
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
-Path = tuple[str | int, ...]
-
 
 # What is wrong with a message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that is wrong with a message."""
-
-    loc: Path
-    rule: str
-    """What the contract asks for."""
-    type: str
-    """The name of the rule."""
-    hint: str | None = None
-
-    @property
-    def path(self) -> str:
-        """Where it is, such as `content.volumes[0].mount`."""
-        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.loc)
-        return steps.removeprefix(".") or "message"
-
-    @property
-    def text(self) -> str:
-        """The rule, and the hint if there is one."""
-        return f"{self.rule}; {self.hint}" if self.hint else self.rule
-
-    @property
-    def document(self) -> dict[str, JSON]:
-        """The problem as one of `details.errors` (section 5)."""
-        return {"loc": list(self.loc), "msg": self.text, "type": self.type}
 
 
 class BadMessage(ValueError):
     """A message that is not what the contract asks for: rejected with code 0 (section 4.3)."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(f"{problem.path}: {problem.text}" for problem in problems))
+        super().__init__("\n".join(f"{problem.path or 'message'}: {problem.text}" for problem in problems))
         self.problems = tuple(problems)
 
 
@@ -102,23 +73,23 @@ _RULES: Mapping[str, str] = {
 """Pydantic's rules in the words of JSON."""
 
 
-def problems_of(failure: ValidationError, *, known: Collection[str], under: Path = ()) -> list[Problem]:
+def problems_of(failure: ValidationError, *, known: Collection[str], under: Place = ()) -> list[Problem]:
     """Put a failure into the words of the contract; an unknown key is told the nearest of the `known` ones."""
     errors = failure.errors(include_url=False, include_input=False)
     return [_problem(error, known, under) for error in errors[:MAX_PROBLEMS]]
 
 
-def _problem(error: ErrorDetails, known: Collection[str], under: Path) -> Problem:
+def _problem(error: ErrorDetails, known: Collection[str], under: Place) -> Problem:
     kind, context = error["type"], error.get("ctx", {})
     loc = tuple(step if isinstance(step, int) else _clipped(step) for step in error["loc"])
     hint = nearest(str(loc[-1]), known) if _RULES.get(kind) == _UNKNOWN else context.get("hint")
     rule = _RULES[kind].format(**context) if kind in _RULES else error["msg"]
-    return Problem(loc=under + loc, rule=rule, type=kind, hint=hint)
+    return Problem(place=under + loc, rule=rule, type=kind, fix=hint)
 
 
-def not_an_object(loc: Path) -> Problem:
+def not_an_object(loc: Place) -> Problem:
     """Say that something else stands where an object must."""
-    return Problem(loc=loc, rule=_NO_OBJECT, type="dict_type")
+    return Problem(place=loc, rule=_NO_OBJECT, type="dict_type")
 
 
 def _clipped(text: str) -> str:
@@ -334,15 +305,15 @@ def _contradictions(document: Mapping[str, JSON]) -> Iterator[Problem]:
     kind = hash_kind(item_hash) if isinstance(item_hash, str) else None
     if item_type == "inline" and text is None:
         hint = "send the exact text that `item_hash` is the sha256 of"
-        yield Problem(loc=("item_content",), rule="is required for an inline message", type="missing", hint=hint)
+        yield Problem(place=("item_content",), rule="is required for an inline message", type="missing", fix=hint)
     if item_type in {"storage", "ipfs"} and text is not None:
         rule, hint = f"must be null where `item_type` is {item_type}", "send `item_type` inline, or store the content"
-        yield Problem(loc=("item_content",), rule=rule, type="not_inline", hint=hint)
+        yield Problem(place=("item_content",), rule=rule, type="not_inline", fix=hint)
     if item_type and kind and kind != ("storage" if item_type == "inline" else item_type):
         rule = f"must be {'a CID' if item_type == 'ipfs' else 'a sha256'}, for `item_type` is {item_type}"
-        yield Problem(loc=("item_hash",), rule=rule, type="item_hash")
+        yield Problem(place=("item_hash",), rule=rule, type="item_hash")
     if document.get("confirmed") is True and document.get("confirmations") in (None, []):
-        yield Problem(loc=("confirmed",), rule="must not be true without confirmations", type="confirmed")
+        yield Problem(place=("confirmed",), rule="must not be true without confirmations", type="confirmed")
     if text is None and (given := document.get("content")) is not None:
         if not isinstance(given, dict):
             yield not_an_object(("content",))
@@ -363,7 +334,7 @@ def _inline_content(document: Mapping[str, JSON]) -> tuple[Mapping[str, JSON] | 
     except ValueError:
         return None, [_no_json("it holds a number that is not finite or has too many digits")]
     if not isinstance(content, dict):
-        return None, [Problem(loc=("item_content",), rule="must hold an object", type="dict_type")]
+        return None, [Problem(place=("item_content",), rule="must hold an object", type="dict_type")]
     return content, [_too_deep("item_content")] if _deep(content) else []
 
 
@@ -377,11 +348,11 @@ _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def _no_json(reason: str) -> Problem:
-    return Problem(loc=("item_content",), rule="must be valid JSON", type="json_invalid", hint=reason)
+    return Problem(place=("item_content",), rule="must be valid JSON", type="json_invalid", fix=reason)
 
 
 def _too_deep(key: str) -> Problem:
-    return Problem(loc=(key,), rule=f"must not be nested deeper than {MAX_DEPTH} levels", type="too_deep")
+    return Problem(place=(key,), rule=f"must not be nested deeper than {MAX_DEPTH} levels", type="too_deep")
 
 
 def _deep(document: JSON) -> bool:

@@ -13,6 +13,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import TypeAdapter, ValidationError
 
 from moorage.blobs.names import shown
+from moorage.networks.aleph.problems import Place, Problem
 from moorage.networks.aleph.program import (
     Code,
     CpuRequirements,
@@ -36,7 +37,6 @@ from moorage.networks.aleph.program import (
     volume_kind,
 )
 
-Place = tuple[str | int, ...]
 """Keys and indexes that lead to a value in a document."""
 
 ABOUT_NODE = {"generation", "inline"}
@@ -75,27 +75,6 @@ _CRON_NUMBER = re.compile(r"(\*|[0-9]{1,2}(-[0-9]{1,2})?)(/[0-9]{1,9})?")
 _CRON_NAMED = re.compile(r"(\*|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,9})?")
 _CRON = (_CRON_NUMBER, _CRON_NUMBER, _CRON_NUMBER, _CRON_NAMED, _CRON_NAMED)
 """What a member of a list may look like in each field: CronSim also knows seconds, `L`, `LW` and `#`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What is wrong, or in vain, at one place of a document."""
-
-    place: Place
-    rule: str
-    fix: str | None = None
-    type: str = "value_error"
-    """A word for programs, as in the answers of the API (section 5)."""
-
-    @property
-    def path(self) -> str:
-        """The place as text, such as `content.volumes[2].size_mib`; empty for the document itself."""
-        parts = (f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in self.place)
-        return "".join(parts).removeprefix(".")
-
-    def __str__(self) -> str:
-        place = f"`{self.path}`: " if self.place else ""
-        return f"{place}{self.rule}." + (f" {self.fix}" if self.fix else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +275,3 @@ def _fix(item: Any, place: Place) -> str | None:
         case "volume_kind":
             return "Give `ref` for an immutable volume, and `size_mib` for one that can be written."
     return None
-
-
-def _name(key: str) -> str:
-    return key if key.isprintable() and len(key) <= 200 else shown(key)
