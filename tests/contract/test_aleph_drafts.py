@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage.errors import BadManifest
-from moorage.networks.aleph.drafts import BadProgram, load
-from moorage.networks.aleph.program import Program, interface
+from moorage.networks.aleph.messages.drafts import BadProgram, load
+from moorage.networks.aleph.messages.program import Program, interface
 from tests.contract.test_aleph_program import FULL, HASH, LEAST, NOTHING, OWNER, changed
 
 EMITTER = "0xED9d5B040386F394B9ABd34fD59152756b126710"

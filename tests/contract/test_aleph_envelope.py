@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moorage.networks.aleph import contents
-from moorage.networks.aleph.contents import Aggregate, Forget, Instance, Post, Store
-from moorage.networks.aleph.envelope import (
+from moorage.networks.aleph.messages.contents import Aggregate, Forget, Instance, Post, Store
+from moorage.networks.aleph.messages.envelope import (
     KEYS,
     MAX_DEPTH,
     MAX_ITEM_CONTENT,
@@ -29,8 +29,8 @@ from moorage.networks.aleph.envelope import (
     hash_kind,
     parse,
 )
-from moorage.networks.aleph.problems import Problem
-from moorage.networks.aleph.program import Chain
+from moorage.networks.aleph.messages.problems import Problem
+from moorage.networks.aleph.messages.program import Chain
 
 OWNER, OTHER = "0x" + "aB" * 20, "0x" + "22" * 20
 HASH, CID = "ab" * 32, "QmWfVY9y3xjsixTgbd9AorQxH7VtMpzfx2HaWtsoUYecaX"

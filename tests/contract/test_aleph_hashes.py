@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.networks.aleph.hashes import (
+from moorage.networks.aleph.messages.hashes import (
     CHUNK_SIZE,
     MAX_LINKS,
     BadHash,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.networks.aleph.matching import equal, match, matches
+from moorage.networks.aleph.messages.matching import equal, match, matches
 
 MIXED = "0x" + "aB" * 20
 MESSAGE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moorage.networks.aleph.program import (
+from moorage.networks.aleph.messages.program import (
     EphemeralVolume,
     ImmutableVolume,
     PersistentVolume,
@@ -25,7 +25,7 @@ from moorage.networks.aleph.program import (
     interface_of_plain,
     volume_mounts,
 )
-from moorage.networks.aleph.schema import Place, Reading, read
+from moorage.networks.aleph.messages.schema import Place, Reading, read
 
 HASH = "c5e40cd89103d3c57327a514f465b83cd193d1331f307bc5a4c38bfec36ab37d"
 CID = "QmWfVY9y3xjsixTgbd9AorQxH7VtMpzfx2HaWtsoUYecaX"

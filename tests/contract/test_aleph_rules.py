@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage.networks.aleph import contents
-from moorage.networks.aleph.contents import Aggregate, Forget, Instance, Post, Store
-from moorage.networks.aleph.rules import (
+from moorage.networks.aleph.messages.contents import Aggregate, Forget, Instance, Post, Store
+from moorage.networks.aleph.messages.rules import (
     PROCESSED,
     Machine,
     Message,

@@ -15,8 +15,8 @@ from eth_keys.datatypes import PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage.networks.aleph.hashes import base58_encode
-from moorage.networks.aleph.signatures import (
+from moorage.networks.aleph.messages.hashes import base58_encode
+from moorage.networks.aleph.messages.signatures import (
     MAX_SIGNATURE,
     BadSignature,
     CannotVerify,

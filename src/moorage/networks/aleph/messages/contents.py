@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, Strict, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from moorage.model.jobs import JSON
-from moorage.networks.aleph.envelope import (
+from moorage.networks.aleph.messages.envelope import (
     MAX_TIME,
     SPEAKABLE,
     BadMessage,
@@ -22,7 +22,7 @@ from moorage.networks.aleph.envelope import (
     problems_of,
     speakable,
 )
-from moorage.networks.aleph.problems import Problem
+from moorage.networks.aleph.messages.problems import Problem
 
 MAX_TARGETS = 1000
 """Messages, or aggregates, that one FORGET may name."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moorage.model.jobs import JSON
-from moorage.networks.aleph.contents import Aggregate, Forget, Instance, Post, Store
-from moorage.networks.aleph.envelope import MessageType, hash_kind
-from moorage.networks.aleph.hashes import host_label
+from moorage.networks.aleph.messages.contents import Aggregate, Forget, Instance, Post, Store
+from moorage.networks.aleph.messages.envelope import MessageType, hash_kind
+from moorage.networks.aleph.messages.hashes import host_label
 
 PERMISSION = 2
 NO_AMEND_TARGET, AMEND_TARGET_UNKNOWN, AMEND_OF_AMEND = 100, 101, 102

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from moorage.networks.aleph.hashes import BadHash, kind_of
+from moorage.networks.aleph.messages.hashes import BadHash, kind_of
 
 MAX_TIME = 9_223_372_036.0
 """Unix seconds; the year 2262."""

@@ -8,10 +8,10 @@ from pydantic_core import from_json
 
 from moorage.blobs.names import shown
 from moorage.errors import BadManifest
-from moorage.networks.aleph.hashes import sha256
-from moorage.networks.aleph.problems import Place, Problem
-from moorage.networks.aleph.program import Generation, Program
-from moorage.networks.aleph.schema import read, unknown_key
+from moorage.networks.aleph.messages.hashes import sha256
+from moorage.networks.aleph.messages.problems import Place, Problem
+from moorage.networks.aleph.messages.program import Generation, Program
+from moorage.networks.aleph.messages.schema import read, unknown_key
 
 UNSUPPORTED = "Unsupported message: expected PROGRAM or vm-function"
 NEVER_RUN = {"INSTANCE": "An INSTANCE is stored, but never run.", "V-PROGRAM": "V-PROGRAM is not supported."}

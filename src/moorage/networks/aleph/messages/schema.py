@@ -13,8 +13,8 @@ from cronsim import CronSim, CronSimError
 from pydantic import TypeAdapter, ValidationError
 
 from moorage.blobs.names import shown
-from moorage.networks.aleph.problems import Place, Problem
-from moorage.networks.aleph.program import (
+from moorage.networks.aleph.messages.problems import Place, Problem
+from moorage.networks.aleph.messages.program import (
     Code,
     CpuRequirements,
     Data,

@@ -13,7 +13,7 @@ from eth_keys.constants import SECPK1_N
 from eth_keys.datatypes import PrivateKey, PublicKey, Signature
 
 from moorage.model.limits import KIB
-from moorage.networks.aleph.hashes import base58_decode
+from moorage.networks.aleph.messages.hashes import base58_decode
 
 MAX_SIGNATURE = 2 * KIB
 """Characters of a signature; the longest that wallets make here, Solana's JSON, has some 200."""

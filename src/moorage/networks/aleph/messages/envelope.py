@@ -26,9 +26,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from moorage.model.jobs import JSON
-from moorage.networks.aleph.hashes import BadHash, kind_of
-from moorage.networks.aleph.problems import Place, Problem
-from moorage.networks.aleph.program import Chain
+from moorage.networks.aleph.messages.hashes import BadHash, kind_of
+from moorage.networks.aleph.messages.problems import Place, Problem
+from moorage.networks.aleph.messages.program import Chain
 
 MessageType = Literal["POST", "AGGREGATE", "STORE", "PROGRAM", "INSTANCE", "FORGET"]
 ItemType = Literal["inline", "storage", "ipfs"]

@@ -1,0 +1,1 @@
+"""Aleph VM programs: functions and executables that are published as signed messages."""
