@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from message_tables import filled
 from pydantic import BaseModel
 
 from moorage.api.app import create_app
@@ -27,16 +28,20 @@ from moorage.node.config import NodeConfig, load_config
 from moorage.node.node import Node
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+MESSAGES = "aleph-messages"
+"""The page whose tables are written from the code, and the rest by hand."""
 NOTE = "<!-- Written by scripts/reference.py from the code; run `make docs` instead of editing. -->\n\n"
 
 
 def main() -> int:
     """Write or check every page; 1 if one is stale."""
-    pages = {"cli": cli(), "api": asyncio.run(api()), "configuration": configuration(), "errors": errors()}
-    stale = [name for name, text in pages.items() if _read(name) != NOTE + text]
+    written = {"cli": cli(), "api": asyncio.run(api()), "configuration": configuration(), "errors": errors()}
+    pages = {name: NOTE + text for name, text in written.items()}
+    pages[MESSAGES] = filled(_read(MESSAGES) or "")
+    stale = [name for name, text in pages.items() if _read(name) != text]
     if "--check" not in sys.argv:
         for name, text in pages.items():
-            (REFERENCE / f"{name}.md").write_text(NOTE + text)
+            (REFERENCE / f"{name}.md").write_text(text)
         return 0
     for name in stale:
         print(f"docs/reference/{name}.md is stale: run `make docs`")

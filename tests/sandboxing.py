@@ -139,6 +139,13 @@ def spec(
     return ProcessSpec(argv=argv, env={"PATH": PATH, **(env or {})}, mounts=(*INTERPRETER, *mounts), **fields)
 
 
+def in_tree(script: str, *mounts: Mount, **more: object) -> ProcessSpec:
+    """Describe a shell that is root in a file system of its own, which `mounts` bring, with the machine's programs."""
+    places = [Path(path) for path in ("/usr", "/bin", "/lib", "/lib64") if Path(path).exists()]
+    machine = [ReadOnly(source=place, target=str(place)) for place in places]
+    return spec("/bin/sh", "-c", script, mounts=(*machine, *mounts), **{"cwd": "/", "root": True, **more})
+
+
 async def start(sandbox: Sandbox, request: ProcessSpec, output: OutputSink) -> Process:
     return await sandbox.start(request, name=f"att-{uuid4().hex}", output=output)
 

@@ -236,6 +236,13 @@ class InstallFailed(MoorageError):
     hint = "Read the build log with `moorage app show`; fix requirements.txt and add the app again."
 
 
+class VolumeTooSmall(MoorageError):
+    """What a volume is to begin with is larger than the volume."""
+
+    status = 422
+    hint = "Raise its `size_mib`, or give it a smaller `parent`."
+
+
 # Jobs
 
 
@@ -446,6 +453,37 @@ class ServiceUnavailable(MoorageError):
     status = 503
     hint = "See what it said last with `moorage service list` and `moorage service logs KEY`."
     retryable = True
+
+
+class ProgramDied(MoorageError):
+    """The program ended before it had answered."""
+
+    status = 502
+    hint = "See what it said last with `moorage job logs JOB`, or the program's log."
+    blames_app = True
+
+
+class ProgramTimedOut(MoorageError):
+    """The program did not answer in time."""
+
+    status = 504
+    hint = "Raise `resources.seconds` in its message, or let it answer sooner."
+    blames_app = True
+
+
+class ProgramFailed(MoorageError):
+    """The program answered with an error."""
+
+    status = 502
+    hint = "See what it said with `moorage job logs JOB`."
+    blames_app = True
+
+
+class ProgramUnavailable(MoorageError):
+    """There is no program here that could be called."""
+
+    status = 404
+    hint = "Publish it to this node, or run it from its message: `moorage run MESSAGE.json`."
 
 
 class RouterFailed(MoorageError):

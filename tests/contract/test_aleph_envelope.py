@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moorage.networks.aleph import contents
+from moorage.networks.aleph.messages import contents
 from moorage.networks.aleph.messages.contents import Aggregate, Forget, Instance, Post, Store
 from moorage.networks.aleph.messages.envelope import (
     KEYS,
@@ -534,3 +534,12 @@ def test_this_their_parser_reads_and_we_do_not(document: dict[str, Any]) -> None
 def test_this_we_read_and_their_parser_does_not(document: dict[str, Any]) -> None:
     assert ours(document)
     assert not theirs(document)
+
+
+def test_a_lone_surrogate_within_the_content_is_refused_wherever_it_is_hidden() -> None:
+    problems = refused({**inline(), "item_content": '{"a": ["\\ud800"]}'})
+    assert problems["item_content"].rule == "must not hold a lone surrogate"
+
+
+def test_the_nearest_chain_is_told_whatever_its_case() -> None:
+    assert refused(inline(chain="etherlnk"))["chain"].fix == "did you mean `ETHERLINK`?"

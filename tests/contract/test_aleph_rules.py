@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.networks.aleph import contents
+from moorage.networks.aleph.messages import contents
 from moorage.networks.aleph.messages.contents import Aggregate, Forget, Instance, Post, Store
 from moorage.networks.aleph.messages.rules import (
     PROCESSED,

@@ -165,7 +165,7 @@ async def test_an_app_without_requirements_gets_python_with_pip_and_setuptools_a
     if brings_pip:
         monkeypatch.setenv("UV_DEFAULT_INDEX", NOWHERE)
     layer = await bench.ensure({"main.py": ""}, None)
-    assert bench.sandbox.networks == ["none", "none" if brings_pip else "internet"]
+    assert bench.sandbox.networks == ["none", "none" if brings_pip else "machines"]
     code = "import sys, setuptools, pkg_resources; print(sys.version_info[:2], sys.executable, sys.base_prefix)"
     real = str(Path(prefix).resolve())
     assert await bench.run(layer, code) == f"(3, 11) /opt/env/bin/python {real}"

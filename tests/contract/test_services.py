@@ -1,7 +1,9 @@
 """Services: started when needed, shared, supervised, stopped when idle."""
 
 import asyncio
+import contextlib
 import dataclasses
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from moorage.errors import ServiceUnavailable
 from moorage.networks.base import Endpoint, ServiceSpec, accepts
 from moorage.node.services import LocalServices
-from moorage.sandbox.base import Writable
+from moorage.sandbox.base import LISTENER, ProcessSpec, Writable
 from moorage.sandbox.docker import Docker
 from moorage.sandbox.opening import open_sandboxes
 from tests.sandboxing import PYTHON, spec
@@ -176,3 +178,92 @@ async def test_a_kept_service_that_cannot_start_is_tried_again_and_tells_why(
     assert tries >= 2
     assert "status 1" in str(told.reason)
     assert "no luck" in told.log_tail
+
+
+async def test_all_who_wait_for_a_start_that_fails_hear_of_it_and_the_next_one_tries_again(
+    services: LocalServices, tmp_path: Path
+) -> None:
+    (tmp_path / "starts").mkdir()
+    code = "import os, uuid; open('/starts/' + uuid.uuid4().hex, 'w'); raise SystemExit(9)"
+    process = dataclasses.replace(
+        spec(PYTHON, "-c", code), mounts=(*spec().mounts, Writable(source=tmp_path / "starts", target="/starts"))
+    )
+    failing = dataclasses.replace(service(), process=process, patient=False)
+
+    async def use() -> None:
+        async with services.acquire(failing):
+            raise AssertionError("it does not start")
+
+    outcomes = await asyncio.gather(*(use() for _ in range(5)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ServiceUnavailable] * 5
+    assert len(list((tmp_path / "starts").iterdir())) == 1
+    with pytest.raises(ServiceUnavailable):
+        await use()
+    assert len(list((tmp_path / "starts").iterdir())) == 2
+
+
+async def test_what_was_prepared_for_a_process_is_undone_when_it_has_ended(services: LocalServices) -> None:
+    order: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def prepared() -> AsyncIterator[ProcessSpec]:
+        order.append("prepared")
+        yield spec(PYTHON, "-c", ECHO)
+        order.append("undone")
+
+    wanted = dataclasses.replace(service(), process=prepared)
+    async with services.acquire(wanted) as endpoint:
+        assert (await ask(endpoint, "here")).endswith("here")
+        assert order == ["prepared"]
+    assert await services.stop(wanted.key)
+    assert order == ["prepared", "undone"]
+    assert not await services.stop(wanted.key)
+
+
+async def test_a_service_with_a_grace_ends_by_itself(services: LocalServices) -> None:
+    said: list[bytes] = []
+    code = f"import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit()))\n{ECHO}"
+    wanted = service(code, grace=10.0, output=lambda _, data: said.append(data))
+    async with services.acquire(wanted):
+        pass
+    await services.stop(wanted.key)
+    assert b"".join(said) == b"listening\nbye\n"
+
+
+async def test_a_service_that_will_not_end_within_its_grace_is_killed(services: LocalServices) -> None:
+    stubborn = service(f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{ECHO}", grace=0.2)
+    async with services.acquire(stubborn):
+        pass
+    async with asyncio.timeout(5):
+        await services.stop(stubborn.key)
+
+
+async def test_a_retired_service_ends_with_its_last_lease_and_is_forgotten(services: LocalServices) -> None:
+    wanted = service()
+    async with services.acquire(wanted) as endpoint:
+        services.retire(wanted.key)
+        assert (await ask(endpoint, "still")).endswith("still")
+    assert services.states() == ()
+    await services.close()
+
+
+async def test_a_process_that_was_given_a_listener_is_reached_there_before_it_accepts(
+    services: LocalServices, tmp_path: Path
+) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "listener"))
+    listener.listen()
+    code = f"""
+import socket, time
+time.sleep(0.5)
+listener = socket.socket(fileno={LISTENER})
+for _ in range(2):  # the first connection only asks whether there is any
+    connection, _ = listener.accept()
+    if data := connection.recv(100):
+        connection.sendall(b"late " + data)
+    connection.close()
+"""
+    process = dataclasses.replace(spec(PYTHON, "-c", code), listener=listener)
+    wanted = dataclasses.replace(service(), process=process)
+    async with services.acquire(wanted) as endpoint:
+        assert await ask(endpoint, "hello") == "late hello"

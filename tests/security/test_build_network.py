@@ -44,7 +44,7 @@ from tests.sandboxing import Output, spec, start
 
 async def main(place):
     sandbox = (await open_sandboxes(data_dir=place, run_dir=place / "run"))["bubblewrap"]
-    await start(sandbox, spec("sleep", "600", network="internet"), Output())
+    await start(sandbox, spec("sleep", "600", network="machines"), Output())
     print("ready", flush=True)
     await asyncio.sleep(600)
 
@@ -70,13 +70,13 @@ def loopback() -> Iterator[socket.socket]:
 
 @pytest.fixture
 async def sleeping(sandbox: Bubblewrap) -> Process:
-    return await start(sandbox, spec("sleep", "600", network="internet"), Output())
+    return await start(sandbox, spec("sleep", "600", network="machines"), Output())
 
 
 async def attempt(sandbox: Bubblewrap, family: int, address: object) -> str:
     """Connect from within and tell how that ended."""
     code = TRY.replace("sys.argv[1]", repr(repr((int(family), address))))
-    ran = await py(sandbox, code, network="internet")
+    ran = await py(sandbox, code, network="machines")
     assert ran.exit.status == 0, ran.stderr
     return ran.stdout.decode().strip()
 
@@ -131,13 +131,13 @@ async def test_an_address_that_other_machines_could_listen_on_is_reached(sandbox
 
 
 async def test_the_name_server_is_that_of_the_connection_and_not_of_the_machine(sandbox: Bubblewrap) -> None:
-    ran = await sh(sandbox, "cat /etc/resolv.conf; cat /proc/net/route", network="internet")
+    ran = await sh(sandbox, "cat /etc/resolv.conf; cat /proc/net/route", network="machines")
     assert ran.lines[0] == "nameserver 10.0.2.3"
     assert {line.split()[0] for line in ran.lines[2:]} == {"tap0"}
 
 
 async def test_no_descriptor_more_than_without_network(sandbox: Bubblewrap) -> None:
-    plain, online = [await sh(sandbox, "ls /proc/self/fd", network=network) for network in ("none", "internet")]
+    plain, online = [await sh(sandbox, "ls /proc/self/fd", network=network) for network in ("none", "machines")]
     assert online.lines == plain.lines
 
 
@@ -169,7 +169,7 @@ for attempt in (
     except PermissionError:
         print("refused")
 """
-    assert (await py(sandbox, code, network="internet")).lines == ["refused", "refused"]
+    assert (await py(sandbox, code, network="machines")).lines == ["refused", "refused"]
 
 
 # the end of the connection
@@ -177,7 +177,7 @@ for attempt in (
 
 async def test_it_ends_with_the_process(sandbox: Bubblewrap) -> None:
     output = Output()
-    process = await start(sandbox, spec("sh", "-c", "sleep 1; exit 7", network="internet"), output)
+    process = await start(sandbox, spec("sh", "-c", "sleep 1; exit 7", network="machines"), output)
     found = connections()
     assert (await process.wait()).status == 7
     assert ended(found)
@@ -189,7 +189,7 @@ async def test_it_ends_when_the_process_is_killed(sandbox: Bubblewrap, sleeping:
     sleeping.kill()
     assert (await sleeping.wait()).status == -signal.SIGKILL
     assert ended(found)
-    assert (await sh(sandbox, "echo fine", network="internet")).lines == ["fine"]
+    assert (await sh(sandbox, "echo fine", network="machines")).lines == ["fine"]
 
 
 async def test_it_ends_when_the_sandboxes_are_closed(sandbox: Bubblewrap, sleeping: Process) -> None:
@@ -249,7 +249,7 @@ async def test_without_a_working_slirp4netns_it_is_said_so(
     sandbox = (await open_sandboxes(data_dir=tmp_path, run_dir=tmp_path / "run"))["bubblewrap"]
     try:
         with pytest.raises(SandboxUnavailable, match=message) as caught:
-            await run(sandbox, spec("/bin/true", network="internet"))
+            await run(sandbox, spec("/bin/true", network="machines"))
     finally:
         await sandbox.close()
     assert caught.value.hint

@@ -13,11 +13,14 @@ USER = 61_234
 CHECKOUT = Path(__file__).parents[2]
 SUITES = (
     "tests/contract/test_sandbox.py",
+    "tests/contract/test_sandbox_programs.py",
     "tests/contract/test_probe.py",
     "tests/contract/test_warm.py",
     "tests/security/test_build_network.py",
+    "tests/security/test_internet.py",
     "tests/security/test_node_death.py",
     "tests/security/test_sandbox_escape.py",
+    "tests/security/test_sandbox_root.py",
 )
 SCENE = """
 set -e

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moorage.node.workspace import DiskWatch, make_workspace, remove_workspace, usage_of
+from moorage.node.workspace import make_workspace, remove_workspace
+from moorage.sandbox.disk import DiskWatch, usage_of
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +45,7 @@ def test_a_second_name_does_not_hide_what_was_written(tmp_path: Path):
 
 
 async def test_the_watch_calls_back_once_when_the_limit_is_passed(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("moorage.node.workspace.WATCH_EVERY", 0.01)
+    monkeypatch.setattr("moorage.sandbox.disk.WATCH_EVERY", 0.01)
     excess = asyncio.Event()
     watch = DiskWatch(tmp_path, 100_000, excess.set)
     (tmp_path / "big").write_bytes(b"x" * 200_000)

@@ -65,7 +65,7 @@ class Front:
         """Pass a request on."""
         scope["moorage.stopping"] = self._stopping
         for surface, other in self._others:
-            if surface.answers(scope["path"]):
+            if surface.answers(scope):
                 await other(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -6,6 +6,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from moorage.api.links import Link
+
 MAX_HEAD = 64 * 1024
 """Bytes of a request line with its headers."""
 AT_ONCE = 64 * 1024
@@ -18,12 +20,14 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._joined = _Joined(transport, self.loop)
+        self._link = Link(self)
         super().connection_made(self._joined)  # type: ignore[arg-type]
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._head = 0
+        self.scope["moorage.link"] = self._link  # type: ignore[typeddict-unknown-key]
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request line."""
@@ -35,10 +39,24 @@ class Protocol(HttpToolsProtocol):
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever answers that the client is gone."""
+        super().connection_lost(exc)
+        if self._link.on_lost is not None:
+            self._link.on_lost()
+
     def on_response_complete(self) -> None:
         """End an answer."""
+        self._link.on_lost = None
         self._joined.flush()
         super().on_response_complete()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Let every request be answered as HTTP first; what is for a websocket asks its link for one."""
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: an upgrade may be ignored."""
 
     def _count(self, size: int) -> None:
         self._head += size
@@ -74,6 +92,11 @@ class _Joined:
         """Close once everything is written."""
         self.flush()
         self._transport.close()
+
+    def plain(self) -> asyncio.Transport:
+        """Write what is kept, and give what is underneath."""
+        self.flush()
+        return self._transport
 
     def flush(self) -> None:
         """Write what is kept."""

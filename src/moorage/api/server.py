@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from moorage.api.access import Access, Trusted, require_safe_address
 from moorage.api.app import Front, create_app
+from moorage.api.links import MAX_FRAME
 from moorage.api.protocol import Protocol
 from moorage.errors import AddressUnavailable
 from moorage.node.node import Node
@@ -71,6 +72,7 @@ async def serve(
             ends.append((Front(app, node.surfaces, Trusted), stack.enter_context(_unix(uds))))
             stack.callback(uds.unlink, missing_ok=True)
         stack.callback(node.store.listen(app.state.metrics.notice))
+        node.url = url or node.url
         async with _running(ends, app.state.stopping):
             yield Listening(url=url, socket=uds)
 
@@ -93,7 +95,8 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         app,
         loop="none",
         http=Protocol,
-        ws="none",
+        ws="none",  # a link goes on as a websocket where a network asks for it
+        ws_max_size=MAX_FRAME,
         lifespan="off",
         log_config=None,
         access_log=False,

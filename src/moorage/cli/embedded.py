@@ -16,6 +16,7 @@ from moorage.node.config import load_config
 from moorage.node.directory import DataDirectory
 from moorage.node.node import Node
 
+LOOPBACK = "127.0.0.1"
 LONGEST_ADDRESS = 107
 """Bytes of a Unix socket's path that the kernel takes."""
 
@@ -69,6 +70,7 @@ async def _live(directory: DataDirectory, ready: "Future[Embedded]", *, working:
             )
             address = stack.enter_context(_socket(directory))
             await stack.enter_async_context(serve(node, uds=address))
+            node.listen = lambda: stack.enter_async_context(serve(node, host=LOOPBACK))
             if working:
                 directory.announce(url=None, socket=address)
             loop = asyncio.get_running_loop()

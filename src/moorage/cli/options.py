@@ -52,19 +52,22 @@ class JobOptions:
         tuple[str, ...], help_of("Id of a job that must succeed first; its outputs become inputs of this one.")
     ] = ()
 
-    def check(self) -> "Request":
-        """Read everything that can be wrong without a node.
+    def check(self, *, request: str | None = None) -> "Request":
+        """Read everything that can be wrong without a node; `request` goes along with `--data`.
 
         Raises BadUsage, SourceNotFound, FileBadPath, FileDuplicate.
         """
         if self.set and self.data is not None:
             raise BadUsage("--set and --data cannot be given together.", hint="Put all arguments into --data.")
+        parameters = inputs.data(self.data)
+        if request is not None:
+            parameters = {**(parameters or {}), **inputs.settings(self.set), "request": request}
         limits = {"cpus": self.cpus, "memory": self.memory, "disk": self.disk}
         return Request(
             inputs=inputs.input_files(self.input),
             options={
-                "settings": inputs.settings(self.set) if self.set else None,
-                "parameters": inputs.data(self.data),
+                "settings": inputs.settings(self.set) if self.set and request is None else None,
+                "parameters": parameters,
                 "limits": {name: value for name, value in limits.items() if value is not None},
                 "timeouts": {} if self.timeout is None else {"execution": self.timeout},
                 "isolation": self.isolation,
@@ -86,6 +89,11 @@ class Request:
         """The sandbox that was asked for."""
         name: str | None = self.options["isolation"]
         return name
+
+    @property
+    def says_something(self) -> bool:
+        """Whether anything is asked of the app."""
+        return bool(self.options["settings"] or self.options["parameters"])
 
     def submit(self, client: Client, app: App, *, job_id: str | None = None, mode: Mode = "run") -> Job:
         """Send the files that the node does not have yet, and the job."""

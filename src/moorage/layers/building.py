@@ -136,7 +136,7 @@ class Build:
             env=_environment(),
             mounts=tuple(self._mounts()),
             limits=LIMITS,
-            network="internet" if online else "none",
+            network="machines" if online else "none",
         )
 
     def _mounts(self) -> Iterator[Mount]:

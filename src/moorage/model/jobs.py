@@ -7,7 +7,7 @@ from typing import Any, Literal
 from moorage.model.limits import Limits, Timeouts
 from moorage.model.states import AttemptState, JobState
 
-Mode = Literal["run", "stream", "check"]
+Mode = Literal["run", "stream", "serve", "check"]
 JSON = Any
 """A value that `json.dumps` takes."""
 
@@ -49,8 +49,9 @@ class JobSpec:
     after: tuple[str, ...] = ()
     """Ids of jobs that must have succeeded first; their outputs become inputs of this one."""
     mode: Mode = "run"
-    """`stream` asks for what the app gives as it comes, where its network makes a difference; `check` finds out whether
-    the app keeps its network's contract: the job's value is the findings then."""
+    """`stream` asks for what the app gives as it comes, where its network makes a difference; `serve` lets an app that
+    answers requests do so until the job is cancelled; `check` finds out whether the app keeps its network's contract:
+    the job's value is the findings then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,14 +73,25 @@ class ServiceSpec:
     """A long-running process that listens on a port of its own, shared by all that name the same `key`."""
 
     key: str
-    process: ProcessSpec | ImageSpec
+    process: "ProcessSpec | ImageSpec | Prepare"
     port: int
+    """Where it listens, unless it was given a listener."""
     isolation: str | None = None
     ready: Callable[[Endpoint], Awaitable[bool]] = accepts
     """Tells of a process that has started whether it can be used."""
     ready_within: float = 60.0
     idle_after: float = 60.0
     """Seconds without a lease after which it is stopped, unless it is kept."""
+    grace: float = 0.0
+    """Seconds that it has to end by itself once it is told to; 0 kills it at once."""
+    patient: bool = True
+    """Whether starts after failures in a row are put off, longer each time."""
+    output: OutputSink | None = None
+    """What hears all that it says; the end of that is kept in any case."""
+
+
+Prepare = Callable[[], AbstractAsyncContextManager[ProcessSpec]]
+"""Makes ready for one start of a service what it needs, for as long as the process lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +123,15 @@ class Services(Protocol):
         One that ends is started again, with a growing pause after each failure in a row. `acquire` waits for it while
         it starts, and says why at once while it has failed.
         """
+
+    async def stop(self, key: str, *, kill: bool = False) -> bool:
+        """Stop a service and wait for its end; tell whether it ran. It is no longer kept, and starts when needed.
+
+        `kill` gives it no time to end by itself.
+        """
+
+    def retire(self, key: str) -> None:
+        """Stop a service for good as soon as nobody holds it."""
 
     def state(self, key: str) -> ServiceState | None:
         """Tell of a service that was needed or kept; None of any other."""
@@ -266,6 +286,21 @@ class Port(Protocol):
     def blobs(self) -> Blobs:
         """The node's blobs."""
 
+    async def address(self) -> str:
+        """Give the URL where the node listens, and let it listen on this machine if it does not yet."""
+
+    async def python(self, requirements: Path) -> Path:
+        """Give the layer of a Python environment with the packages of a file; it is built if it is not there.
+
+        Raises InstallFailed, PythonNotFound, DiskFull.
+        """
+
+    async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
+        """Start a process of the network's own, in the sandbox that builds layers.
+
+        Raises SandboxUnavailable.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -292,21 +327,29 @@ class Surface:
     """What it answers."""
     below: tuple[str, ...] = ()
     """Paths that end in `/`; it answers all below them, too."""
+    claims: Callable[[Mapping[str, Any]], bool] | None = None
+    """Tells of a request (its ASGI scope) whether it is for the application whatever its path, as by its host."""
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
+    close: Callable[[], Awaitable[None]] | None = None
+    """Gives back what the surface holds, after its services and all that it answers have ended."""
     admits: Callable[[Mapping[str, Any]], bool] | None = None
     """Tells of a request (its ASGI scope) whether the network's own rules let it in without a token; where
     there is an `app`, of requests to that and of no others."""
 
-    def answers(self, path: str) -> bool:
-        """Tell whether the application answers a path."""
-        return path in self.paths or path.startswith(self.below)
+    def answers(self, scope: Mapping[str, Any]) -> bool:
+        """Tell whether the application answers a request."""
+        path = scope["path"]
+        named = path in self.paths or path.startswith(self.below)
+        return named or (self.claims is not None and self.claims(scope))
 
 
 class Network(Protocol):
     """Translator between one network's contract and the node."""
 
     name: str
+    serves: bool
+    """Whether its apps answer requests, so that `moorage run` without any lets them do so."""
     looks_for: str
     """What its apps look like, in a phrase, for whoever brings something else."""
 

@@ -179,6 +179,17 @@ class Apps:
         paths = {"app": self._trees.path(Trees.name(digest))}
         return paths | {role: self._pythons.path(name) for role, name in layers.items()}
 
+    async def python(self, requirements: Path) -> Path:
+        """Give the layer of a Python environment with the packages of a file; it is built if it is not there."""
+        name = await self._pythons.ensure(
+            version=PythonEnvironment().version,
+            requirements=requirements.name,
+            tree=requirements.parent,
+            tree_digest="",
+            progress=lambda line: log.info("python environment", message=line),
+        )
+        return self._pythons.path(name)
+
     async def resume(self) -> None:
         """Go on with installations that an earlier node did not finish."""
         before: str | None = None

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,15 @@ import structlog
 from moorage import __version__
 from moorage.blobs.local import LocalBlobs
 from moorage.engine.local import LocalEngine
-from moorage.errors import HostIsolationForbidden, Infeasible, Invalid, NodeStopping, NotFound, UnknownIsolation
+from moorage.errors import (
+    AddressUnavailable,
+    HostIsolationForbidden,
+    Infeasible,
+    Invalid,
+    NodeStopping,
+    NotFound,
+    UnknownIsolation,
+)
 from moorage.layers.python import PythonEnvironments
 from moorage.layers.trees import Trees
 from moorage.model.apps import App
@@ -37,7 +45,7 @@ from moorage.node.runner import Runner
 from moorage.node.scheduler import Scheduler
 from moorage.node.services import LocalServices
 from moorage.node.workspace import spread
-from moorage.sandbox.base import SANDBOX_UID, Check, Sandbox, Stream
+from moorage.sandbox.base import SANDBOX_UID, Check, OutputSink, Process, ProcessSpec, Sandbox, Stream
 from moorage.sandbox.docker import Docker
 from moorage.sandbox.host import Host
 from moorage.sandbox.opening import node_id, open_sandboxes
@@ -97,6 +105,10 @@ class Node:
         self._scheduler = Scheduler(store=store, engine=self._engine, run=self._runner.run)
         self.lanes = Lanes(store=store, run=self._runner.run)
         self.surfaces: tuple[Surface, ...] = ()
+        self.url: str | None = None
+        """Where it listens, if it does; set by whoever serves it."""
+        self.listen: Callable[[], Awaitable[object]] | None = None
+        """Lets a node that listens nowhere do so, on this machine; set by whoever can."""
         self._stopping = False
 
     @classmethod
@@ -303,6 +315,21 @@ class Node:
         """Find out what this machine can and cannot enforce."""
         return await probe(self.config.data_dir)
 
+    async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
+        """Start a process outside of any job, isolated."""
+        return await self._sandboxes["bubblewrap"].start(spec, name=new_id("own"), output=output)
+
+    async def address(self) -> str:
+        """Give the URL where the node listens, and let it listen on this machine if it does not yet.
+
+        Raises AddressUnavailable.
+        """
+        if self.url is None and self.listen is not None:
+            await self.listen()
+        if self.url is None:
+            raise AddressUnavailable("This node listens on its own socket only.")
+        return self.url
+
     def staging(self) -> Path:
         """Make a fresh private directory for an upload."""
         return self.directory.stage()
@@ -348,6 +375,9 @@ class Node:
             await self.apps.close()
             await self._engine.close()
             await self.services.close()
+            for surface in self.surfaces:
+                if surface.close is not None:
+                    await surface.close()
             self.feed.close()
 
     def _surfaces(self) -> list[Surface]:

@@ -13,6 +13,7 @@ from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
 from moorage.model.states import AppState
 from moorage.networks.base import LaneLoad, Services
+from moorage.sandbox.base import OutputSink, Process, ProcessSpec
 from moorage.store.base import AppFilter, JobFilter, Page
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ class NetworkPort:
     async def job_outputs(self, job_id: str) -> list[FileRef]:
         """Read what a job left."""
         return await self._node.store.outputs(job_id)
+
+    async def address(self) -> str:
+        """Give the URL where the node listens, and let it listen on this machine if it does not yet."""
+        return await self._node.address()
+
+    async def python(self, requirements: Path) -> Path:
+        """Give the layer of a Python environment with the packages of a file."""
+        return await self._node.apps.python(requirements)
+
+    async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
+        """Start a process of the network's own."""
+        return await self._node.start(spec, output=output)
 
     def watch(self, subject: str) -> AsyncIterator[Event]:
         """Iterate over the events of a job or app as they come, from the first on."""

@@ -34,8 +34,9 @@ from moorage.model.states import AttemptState
 from moorage.networks.base import Cancellation, Children, Context, Network, Services
 from moorage.node.apps import Apps
 from moorage.node.logs import AttemptLog
-from moorage.node.workspace import DiskWatch, make_workspace, remove_workspace
+from moorage.node.workspace import make_workspace, remove_workspace
 from moorage.sandbox.base import Process, ProcessSpec, Sandbox, Stream
+from moorage.sandbox.disk import DiskWatch
 from moorage.sandbox.supervise import Outcome, supervise
 from moorage.store.base import Store
 

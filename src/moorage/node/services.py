@@ -5,14 +5,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from socket import socket
+from socket import AF_UNIX, SOCK_STREAM, socket
 
 import structlog
 
 from moorage.errors import MoorageError, ServiceUnavailable, UnknownIsolation
 from moorage.model.ids import new_id
 from moorage.networks.base import Endpoint, ServiceSpec, ServiceState
-from moorage.sandbox.base import ImageSpec, Load, Process, Sandbox, Stream
+from moorage.sandbox.base import Exit, ImageSpec, Load, Process, ProcessSpec, Sandbox, Stream
 from moorage.sandbox.docker import Docker
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,7 @@ BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE = 10.0
 """Seconds that a service has to run for its end not to count as one failure more in a row."""
 TAIL = 8 * 1024
+RUNS = frozenset({"starting", "ready"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,9 +35,13 @@ class _Service:
     """A service; as an endpoint, it is that of the process which runs now."""
 
     spec: ServiceSpec
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    start: asyncio.Task[None] | None = None
+    """The start that is under way, for all who wait for it."""
     process: Process | None = None
+    listener: str | None = None
+    """Path of the socket that the process was given to listen on."""
     ended: asyncio.Task[None] | None = None
+    """Done when nothing of the process is left."""
     keeper: asyncio.Task[None] | None = None
     leases: int = 0
     restarts: int = 0
@@ -48,23 +53,33 @@ class _Service:
     started_at: float | None = None
     tail: bytearray = field(default_factory=bytearray)
     idle: asyncio.TimerHandle | None = None
+    retired: bool = False
 
     def become(self, state: str, reason: str | None = None) -> None:
         self.state, self.reason = state, reason
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def started(self, start: asyncio.Task[None]) -> None:
+        self.start = None
+        if not start.cancelled():
+            start.exception()  # nobody may be left who asks for it
+
     def doing(self, what: str) -> None:
         self.reason = what
 
-    def log(self, _: Stream, chunk: bytes) -> None:
+    def log(self, stream: Stream, chunk: bytes) -> None:
         self.tail += chunk
         del self.tail[:-TAIL]
+        if self.spec.output is not None:
+            self.spec.output(stream, chunk)
 
     async def connect(self) -> socket:
         if self.process is None:
             raise ServiceUnavailable(f"Service {self.spec.key} does not run.")
         try:
+            if self.listener is not None:
+                return _connected(self.listener)
             return await self.process.connect(self.spec.port)
         except OSError as error:
             raise ServiceUnavailable(f"Service {self.spec.key} takes no connection: {error.strerror}.") from error
@@ -80,6 +95,7 @@ class LocalServices:
     def __init__(self, sandboxes: dict[str, Sandbox], docker: Docker, isolation: str) -> None:
         self._sandboxes, self._docker, self._isolation = sandboxes, docker, isolation
         self._services: dict[str, _Service] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def acquire(self, spec: ServiceSpec) -> AsyncIterator[Endpoint]:
@@ -87,17 +103,14 @@ class LocalServices:
 
         Raises ServiceUnavailable with what it said last, SandboxUnavailable.
         """
-        service = self._services.setdefault(spec.key, _Service(spec=spec))
+        service = self._service(spec)
         service.leases += 1
         if service.idle is not None:
             service.idle.cancel()
+            service.idle = None
         try:
-            if service.keeper is not None:
-                await _settled(service)
-            else:
-                async with service.lock:
-                    if service.state != "ready":
-                        await self._start(service)
+            if service.state != "ready":
+                await (self._begun(service) if service.keeper is None else _settled(service))
             yield service
         finally:
             service.leases -= 1
@@ -106,13 +119,44 @@ class LocalServices:
 
     def keep(self, spec: ServiceSpec) -> None:
         """Start a service and keep it running until the node stops."""
-        service = self._services.setdefault(spec.key, _Service(spec=spec))
+        service = self._service(spec)
         if service.idle is not None:
             service.idle.cancel()
         if service.keeper is None:
             if service.state != "ready":
                 service.become("starting")
             service.keeper = asyncio.ensure_future(self._keep(service))
+
+    async def stop(self, key: str, *, kill: bool = False) -> bool:
+        """Stop a service and wait for its end; tell whether it ran."""
+        service = self._services.get(key)
+        if service is None:
+            return False
+        if service.keeper is not None:
+            service.keeper.cancel()
+            service.keeper = None
+        if service.start is not None:
+            service.start.cancel()
+            await asyncio.gather(service.start, return_exceptions=True)
+        ran = service.state in RUNS
+        self._stop(service)
+        if kill and service.process is not None:
+            service.process.kill()
+        if service.ended is not None:
+            await asyncio.shield(service.ended)
+        return ran
+
+    def retire(self, key: str) -> None:
+        """Stop a service for good as soon as nobody holds it."""
+        service = self._services.get(key)
+        if service is None:
+            return
+        service.retired = True
+        if service.keeper is not None:
+            service.keeper.cancel()
+            service.keeper = None
+        if not service.leases:
+            self._stop_later(service)
 
     def states(self) -> tuple[ServiceState, ...]:
         """Tell of every service that was ever needed."""
@@ -130,23 +174,39 @@ class LocalServices:
 
     async def close(self) -> None:
         """Stop every service."""
-        keepers = [service.keeper for service in self._services.values() if service.keeper]
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
-        for service in self._services.values():
+        services = list(self._services.values())
+        under_way = [task for each in services for task in (each.keeper, each.start) if task is not None]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        for service in services:
             if service.idle is not None:
                 service.idle.cancel()
             self._stop(service)
-        await asyncio.gather(*(service.ended for service in self._services.values() if service.ended))
+        await asyncio.gather(*(service.ended for service in services if service.ended), *self._leaving)
+
+    def _service(self, spec: ServiceSpec) -> _Service:
+        """Give the service of this key, for which the last spec counts that was given while it did not run."""
+        service = self._services.get(spec.key)
+        if service is None:
+            service = self._services[spec.key] = _Service(spec=spec)
+        elif service.state not in RUNS and service.keeper is None:
+            service.spec, service.retired = spec, False
+        return service
+
+    async def _begun(self, service: _Service) -> None:
+        """Start a service, or wait for the start that is under way; that ends well or ill for all who wait."""
+        if service.start is None:
+            service.start = asyncio.ensure_future(self._start(service))
+            service.start.add_done_callback(service.started)
+        await asyncio.shield(service.start)
 
     async def _keep(self, service: _Service) -> None:
         told = ""
         while True:
             try:
-                async with service.lock:
-                    if service.state != "ready":
-                        await self._start(service)
+                if service.state != "ready":
+                    await self._begun(service)
             except MoorageError as error:
                 if error.message != told:
                     log.warning("service not available", service=service.spec.key, reason=error.message)
@@ -160,62 +220,96 @@ class LocalServices:
                 await asyncio.shield(service.ended)
 
     async def _start(self, service: _Service) -> None:
-        await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
+        if service.spec.patient:
+            await asyncio.sleep(BACK_OFF[min(service.failures, len(BACK_OFF) - 1)])
         if service.ended is not None:  # its end must not be taken for ours
-            self._stop(service)  # where whoever started it was cancelled before it was ready
-            await service.ended
+            self._stop(service)  # where its start was given up before it was ready
+            await asyncio.shield(service.ended)
         service.become("starting")
         service.restarts += service.started_at is not None
         try:
-            service.process = await self._launch(service)
-        except MoorageError as error:
-            service.become("failed", error.message)
+            service.process, over = await self._launch(service)
+        except BaseException as error:
+            service.become("failed", error.message if isinstance(error, MoorageError) else "It was not started.")
             service.failures += 1
             raise
-        service.ended = asyncio.ensure_future(self._await_end(service, service.process))
+        service.ended = asyncio.ensure_future(self._await_end(service, service.process, over))
         service.started_at = time.time()
-        await self._await_ready(service)
+        try:
+            await self._await_ready(service)
+        except asyncio.CancelledError:
+            self._stop(service)
+            raise
 
-    async def _launch(self, service: _Service) -> Process:
-        spec = service.spec.process
-        if isinstance(spec, ImageSpec):
-            return await self._docker.start(spec, output=service.log, progress=service.doing)
-        return await self._sandbox(service.spec).start(spec, name=new_id("svc"), output=service.log)
+    async def _launch(self, service: _Service) -> tuple[Process, contextlib.AsyncExitStack]:
+        """Start the process; what was prepared for it is undone when the stack that comes with it is closed."""
+        wanted = service.spec.process
+        if isinstance(wanted, ImageSpec):
+            started = await self._docker.start(wanted, output=service.log, progress=service.doing)
+            return started, contextlib.AsyncExitStack()
+        async with contextlib.AsyncExitStack() as stack:
+            spec = wanted if isinstance(wanted, ProcessSpec) else await stack.enter_async_context(wanted())
+            service.listener = None if spec.listener is None else spec.listener.getsockname()
+            process = await self._sandbox(service.spec).start(spec, name=new_id("svc"), output=service.log)
+            if spec.listener is not None:
+                spec.listener.close()  # what waits there is to end with the process, which has it now
+            return process, stack.pop_all()
 
     async def _await_ready(self, service: _Service) -> None:
-        begun = time.monotonic()
+        begun, late = time.monotonic(), False
         deadline = begun + service.spec.ready_within
         while service.state == "starting":
             if await service.spec.ready(service) and service.state == "starting":
                 service.become("ready")
+                if not service.leases and service.keeper is None:  # whoever wanted it has left
+                    self._stop_later(service)
                 return
             if time.monotonic() > deadline:
                 self._stop(service, "failed", f"It did not answer within {service.spec.ready_within:g} seconds.")
+                late = True
             else:
                 await asyncio.sleep(max(PROBE_EVERY, PROBE_SHARE * (time.monotonic() - begun)))
         service.failures += 1
-        raise ServiceUnavailable(service.reason)
+        raise ServiceUnavailable(service.reason, late=late)
 
-    async def _await_end(self, service: _Service, process: Process) -> None:
+    async def _await_end(self, service: _Service, process: Process, over: contextlib.AsyncExitStack) -> None:
         begun = time.monotonic()
         try:
-            reason = f"Its process ended with status {(await process.wait()).status}."
+            reason = _ending(await process.wait())
         except MoorageError as error:  # it was lost with what had started it
             reason = error.message
-        if service.process is process and service.state in {"starting", "ready"}:
+        if service.process is process and service.state in RUNS:
             if service.state == "ready":  # else whoever waits for it counts the failure
                 service.failures = 0 if time.monotonic() - begun > STABLE else service.failures + 1
             service.become("failed", reason)
+        try:
+            await over.aclose()
+        except Exception:
+            log.exception("what a service needed is not undone", service=service.spec.key)
 
     def _stop_later(self, service: _Service) -> None:
-        loop = asyncio.get_running_loop()
-        service.idle = loop.call_later(service.spec.idle_after, self._stop, service)
+        if service.retired or not service.spec.idle_after:
+            self._stop(service)
+        else:
+            service.idle = asyncio.get_running_loop().call_later(service.spec.idle_after, self._stop, service)
+        if service.retired:
+            self._services.pop(service.spec.key, None)
+            if service.ended is not None:
+                self._leaving.add(service.ended)
+                service.ended.add_done_callback(self._leaving.discard)
 
     def _stop(self, service: _Service, state: str = "stopped", reason: str | None = None) -> None:
-        if service.state in {"starting", "ready"}:
+        if service.state in RUNS:
             service.become(state, reason)
-        if service.process is not None:
-            service.process.kill()
+        process, grace = service.process, service.spec.grace
+        if process is None or service.ended is None or service.ended.done():
+            return
+        if not grace:
+            process.kill()
+            return
+        process.terminate()
+        timer = asyncio.get_running_loop().call_later(grace, process.kill)
+        service.ended.add_done_callback(lambda _: timer.cancel())
 
     def _sandbox(self, spec: ServiceSpec) -> Sandbox:
         name = spec.isolation or self._isolation
@@ -247,7 +341,25 @@ def _state(service: _Service) -> ServiceState:
     )
 
 
+def _ending(ended: Exit) -> str:
+    if ended.out_of_memory:
+        return "It used more memory than it may and was killed."
+    return f"Its process ended with status {ended.status}."
+
+
+def _connected(path: str) -> socket:
+    """Connect to a Unix socket, whose listener takes a connection at once or has too many waiting."""
+    connection = socket(AF_UNIX, SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 async def _load(service: _Service) -> Load:
-    if service.process is None or service.state not in {"starting", "ready"}:
+    if service.process is None or service.state not in RUNS:
         return Load()
     return await service.process.load()

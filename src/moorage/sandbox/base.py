@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
+from socket import SOCK_STREAM, SocketKind, socket
 from typing import Literal, Protocol
 
 from moorage.model.limits import Limits
@@ -14,8 +14,23 @@ SANDBOX_UID = 60_999
 HOME = "/home/app"
 """Home directory in a sandbox: private, empty at the start, writable up to `limits.tmp`."""
 
+ROOT_HOME = "/root"
+"""Home directory of a process that is root in its sandbox."""
+
 PRIVATE = ("/tmp", HOME, "/dev/shm")  # noqa: S108 - in the sandbox
 """Directories that a sandbox makes anew, each limited to `limits.tmp`."""
+
+LISTENER = 3
+"""Descriptor at which a process finds the socket that it was given to listen on."""
+
+HOSTNAME = "moorage"
+
+Network = Literal["none", "internet", "machines"]
+"""What a process reaches beside its own loopback; nothing of this machine's loopback in any case.
+
+`internet`: public addresses, and the machine's name server; none of private networks and none of this machine's own.
+`machines`: whatever other machines this one reaches, and this one by the addresses that they use for it.
+"""
 
 Stream = Literal["stdout", "stderr"]
 OutputSink = Callable[[Stream, bytes], None]
@@ -24,7 +39,10 @@ OutputSink = Callable[[Stream, bytes], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOnly:
-    """A directory or file of this machine, seen at `target` and not writable."""
+    """A directory, file or Unix socket of this machine, seen at `target` and not writable.
+
+    At `/` it takes the place of the machine's files, with empty directories where something else is mounted.
+    """
 
     source: Path
     target: str
@@ -32,9 +50,9 @@ class ReadOnly:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writable:
-    """A directory of this machine, seen at `target` and writable.
+    """A directory, file or Unix socket of this machine, seen at `target` and writable.
 
-    On a node that runs as root, an isolated process's directory is given to SANDBOX_UID if it belongs to root.
+    On a node that runs as root, what an isolated process gets is given to SANDBOX_UID if it belongs to root.
     """
 
     source: Path
@@ -49,6 +67,7 @@ class Overlay:
     Where overlayfs is not to be had, the lower trees are copied into `upper` before the process starts.
     `upper` and `work` (empty, on the same file system) are made if need be.
     Whatever the process leaves in directories that no lower tree has is found in `upper` afterwards.
+    At `/` it takes the place of the machine's files. Then `upper` has to be empty, and overlayfs to be had.
     """
 
     lower: tuple[Path, ...]
@@ -59,7 +78,18 @@ class Overlay:
     """Directories that the sandbox makes in `upper` before the start, for the process to write into."""
 
 
-Mount = ReadOnly | Writable | Overlay
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scratch:
+    """A private directory in memory, empty at the start; what it holds counts as the process's memory."""
+
+    target: str
+    size: int
+    """Bytes that it holds at most."""
+
+
+Mount = ReadOnly | Writable | Overlay | Scratch
+"""A place that a process sees. Mounts may nest, in any order: a missing place is made where its surroundings are
+writable, and a link on the way to it is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +110,12 @@ class ProcessSpec:
     stdin: bytes = b""
     """The whole of standard input, ready before the start and followed by end of file."""
     limits: Limits = field(default_factory=Limits)
-    network: Literal["none", "internet"] = "none"
-    """`internet` is for building layers only: what the machine reaches of other machines, but nothing of its own."""
+    network: Network = "none"
+    listener: socket | None = field(default=None, repr=False)
+    """A listening socket that the process finds open as LISTENER; ours stays open."""
+    root: bool = False
+    """Whether it is user 0 in its sandbox, without any capability, at home in ROOT_HOME and with a writable `/`."""
+    hostname: str = HOSTNAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +185,12 @@ class Process(Protocol):
         Raises SandboxUnavailable if it turned out that the process could not be executed.
         """
 
-    async def connect(self, port: int) -> socket:
-        """Connect to 127.0.0.1 and this port in the process's own network; give a stream that does not block.
+    async def connect(self, port: int, kind: SocketKind = SOCK_STREAM) -> socket:
+        """Connect to 127.0.0.1 and this port in the process's own network; give a socket that does not block.
 
         The bytes take no way round: the connection is made in there and handed out.
-        Raises ConnectionRefusedError while nothing listens, another OSError when the process is gone.
+        Raises ConnectionRefusedError while nothing listens (a datagram socket learns that later), another OSError when
+        the process is gone.
         """
 
     async def load(self) -> Load:

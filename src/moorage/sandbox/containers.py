@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from socket import AF_INET, SOCK_STREAM, socket
+from socket import AF_INET, SOCK_STREAM, SocketKind, socket
 from typing import Any
 
 import aiodocker
@@ -69,7 +69,7 @@ class Container:
             raise outcome
         return outcome
 
-    async def connect(self, port: int) -> socket:
+    async def connect(self, port: int, kind: SocketKind = SOCK_STREAM) -> socket:
         """Connect to the port that is published, or reached at the container's own address; does not block.
 
         The engine may take a connection before the container does, and then closes it.
@@ -77,7 +77,7 @@ class Container:
         """
         if self._life is None or self._life.done():
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        if port not in self._places:
+        if port not in self._places or kind is not SOCK_STREAM:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         connection = socket(AF_INET, SOCK_STREAM)
         connection.setblocking(False)

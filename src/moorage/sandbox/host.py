@@ -3,11 +3,12 @@
 There are no mounts, so the sandbox's paths do not exist. Instead a path that begins with the target of a mount is
 turned into the same path below its source (the longest target wins): in the working directory, in every argument
 that is such a path as a whole, and in every variable, each of its colon-separated parts. The overlay's trees are
-copied into `upper`; /home/app is a directory of its own.
+copied into `upper`; the home directory and scratch directories are made on disk.
 
-What differs from the real isolation: the process runs as the node's user and sees the whole machine and its network;
-read-only mounts are not held read-only; /tmp is the machine's and not limited; programs that keep a sandbox path
-elsewhere (a shebang line, a configuration file) do not find it; the number of processes is limited by cgroups only.
+What differs from the real isolation: the process runs as the node's user and sees the whole machine, its name and its
+network; read-only mounts are not held read-only; /tmp is the machine's and not limited, nor are scratch directories;
+programs that keep a sandbox path elsewhere (a shebang line, a configuration file) do not find it; the number of
+processes is limited by cgroups only; a tree at / is not to be had.
 What stays: whole process trees are ended, and limits hold as far as cgroups and resource limits go.
 """
 
@@ -15,9 +16,10 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 
 from moorage.sandbox import overlays
-from moorage.sandbox.base import HOME, OutputSink, Process, ProcessSpec
+from moorage.sandbox.base import HOME, LISTENER, ROOT_HOME, OutputSink, Process, ProcessSpec, Scratch
 from moorage.sandbox.processes import Spawner
 from moorage.sandbox.requests import Launch
 from moorage.sandbox.rlimits import rlimits
@@ -37,12 +39,14 @@ class Host:
 
         Raises SandboxUnavailable if it cannot be executed, ArgumentsTooLong, DiskFull.
         """
-        home = self._homes / name
+        place = self._homes / name
+        home = place / "home"
         home.mkdir(parents=True)
-        remove = partial(shutil.rmtree, home, ignore_errors=True)
+        remove = partial(shutil.rmtree, place, ignore_errors=True)
         try:
-            mounts = await overlays.materialised(spec.mounts, owner=None)
-            places = {HOME: str(home)} | {mount.target: str(mount.source) for mount in mounts}
+            places = {ROOT_HOME if spec.root else HOME: str(home)}
+            for mount in await overlays.materialised(spec.mounts, owner=None):
+                places[mount.target] = mkdtemp(dir=place) if isinstance(mount, Scratch) else str(mount.source)
             launch = self._launch(spec, places)
         except BaseException:
             remove()
@@ -65,6 +69,7 @@ class Host:
             env={key: ":".join(translate(part, places) for part in text.split(":")) for key, text in spec.env.items()},
             cwd=translate(spec.cwd, places),
             rlimits=tuple(rlimits(spec.limits, self._spawner.cgroups.enforced)),
+            listener=LISTENER if spec.listener else None,
         )
 
 

@@ -4,6 +4,10 @@ slirp4netns, a process outside, makes the connections that the process asks for:
 or on an abstract Unix socket is out of reach. It runs as the user that the process will be, so that the kernel may kill
 it when that process ends, and keeps nothing of the machine but /etc, /run and sockets.
 
+Networks that the process must not reach are closed by routes (routes.py). A socket may be bound to the interface and so
+be sent past them, but gets nowhere: slirp4netns takes what comes to its own link address, and tells that for its own
+network only. Of that it answers as the gateway, and as a name server on port 53. It takes no IPv6.
+
 Runs in the spawner's children (launch.py); standard library only.
 """
 
@@ -11,9 +15,10 @@ import os
 import select
 import signal
 import stat
+from collections.abc import Sequence
 from typing import NoReturn
 
-from moorage.sandbox import staging
+from moorage.sandbox import routes, staging
 
 NAME_SERVER = "10.0.2.3"
 """Where slirp4netns answers for the machine's own name server."""
@@ -25,10 +30,11 @@ READY = 10_000
 OPTIONS = ("--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp")
 
 
-def connect(program: str, user: int | None) -> None:
+def connect(program: str, user: int | None, closed: Sequence[tuple[bytes, int]]) -> None:
     """Move this process into a network of its own, connected until it ends, also after it became another program.
 
-    It must be root, or in a user namespace of its own. `user` is who it will be (None: who it is).
+    It must be root, or in a user namespace of its own. `user` is who it will be (None: who it is), `closed` names the
+    networks (routes.py) that it will not reach.
     Raises OSError: with what slirp4netns said, if that gave up.
     """
     owner, network = staging.network_namespace(user)
@@ -40,6 +46,7 @@ def connect(program: str, user: int | None) -> None:
     os.close(say)
     _await_ready(ready, words)
     staging.join(network, staging.CLONE_NEWNET)
+    routes.close(closed)
 
 
 def _await_ready(ready: int, words: int) -> None:

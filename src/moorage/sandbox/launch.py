@@ -13,6 +13,8 @@ touches here is copied first. The request is a marshalled dictionary in a memory
     mounts       to stage (staging.py), or None to leave the mounts of the machine alone
     seccomp      path of a filter program, or None
     slirp        path of slirp4netns for a process that is connected to the internet, or None; there must be mounts
+    closed       networks that it does not reach nevertheless (routes.py)
+    listener     at which number it finds a socket to listen on, which comes as one descriptor more, or None
 
 A warm interpreter (guest/interpreter.py) gets two descriptors more: the spawner's socket and its own code.
 """
@@ -20,6 +22,7 @@ A warm interpreter (guest/interpreter.py) gets two descriptors more: the spawner
 import _signal  # type: ignore[import-not-found]  # `signal` without its enumerations
 import contextlib
 import errno
+import fcntl
 import marshal
 import os
 import resource
@@ -34,6 +37,8 @@ from moorage.sandbox.monitor import monitor, tell
 
 SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)))
 """Those that the spawner or Python itself treats in its own way."""
+OURS = 10
+"""Descriptors from here on are nobody's but ours."""
 REACH_WITHIN = 5.0
 """Seconds for a connection to be taken; on a loopback only one whose listener is overwhelmed needs any."""
 
@@ -46,6 +51,7 @@ def launch(order: dict[str, Any], orders: socket.socket, *, status: int, parent:
     step = ["get ready"]
     try:
         _forget_all_but(orders.fileno(), status, idmap)
+        status, idmap = _apart(status), None if idmap is None else _apart(idmap)
         _detach()
         staging.die_with(parent)
         step[0] = "enter the cgroup"
@@ -79,8 +85,8 @@ def be_mounter(orders: socket.socket, *, parent: int, idmap: int | None, **more:
         os._exit(1)
 
 
-def reach(port: int, reply: socket.socket, *, parent: int, network: int | None) -> NoReturn:
-    """Connect to a port on the loopback of a network namespace (None: ours) and send the connection as `reply`.
+def reach(port: int, kind: int, reply: socket.socket, *, parent: int, network: int | None) -> NoReturn:
+    """Connect to a port on the loopback of a network namespace (None: ours) and send the socket as `reply`.
 
     What fails is sent as the number of the error.
     """
@@ -90,7 +96,7 @@ def reach(port: int, reply: socket.socket, *, parent: int, network: int | None) 
         staging.die_with(parent)
         if network is not None:
             staging.join_network(network)
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
+        with socket.socket(socket.AF_INET, kind) as connection:
             connection.settimeout(REACH_WITHIN)
             connection.connect(("127.0.0.1", port))
             socket.send_fds(reply, [b"0"], [connection.fileno()])
@@ -106,10 +112,16 @@ def _take(orders: socket.socket) -> dict[str, Any]:
     if not message:
         os._exit(1)
     request, *streams = descriptors
-    content = os.read(request, os.fstat(request).st_size)
-    for number, stream in zip((0, 1, 2, CONTROL, CODE), streams, strict=False):
-        os.dup2(stream, number)
-    return dict(marshal.loads(content))  # noqa: S302 - the node's own, and it runs the same Python
+    content = marshal.loads(os.read(request, os.fstat(request).st_size))  # noqa: S302 - the node's own
+    places = (0, 1, 2, CONTROL, CODE) if content["listener"] is None else (0, 1, 2, content["listener"])
+    for number, stream in zip(places, streams, strict=False):
+        os.dup2(stream, number, inheritable=number != content["listener"])
+    return dict(content)
+
+
+def _apart(number: int) -> int:
+    """Keep a descriptor of ours where no process expects one of its own."""
+    return number if number >= OURS else fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, OURS)
 
 
 def _forget_all_but(*wanted: int | None) -> None:
@@ -139,7 +151,7 @@ def _connect(request: dict[str, Any]) -> None:
     """Start what connects it while no descriptor is there that it could inherit."""
     if request["slirp"] is not None:
         staging.enter_namespace(own_user=os.geteuid() != 0)
-        internet.connect(request["slirp"], request["user"])
+        internet.connect(request["slirp"], request["user"], request["closed"])
 
 
 def _see(request: dict[str, Any], idmap: int | None) -> None:
@@ -159,6 +171,8 @@ def _own_options(seccomp: str | None, status: int) -> list[str]:
 
 
 def _execute(request: dict[str, Any], own: list[str], status: int, parent: int) -> None:
+    if request["listener"] is not None:
+        _pass_on(request["listener"])  # not before: what connects the process must not have it
     if request["kind"] == "host":
         monitor(lambda: _execute_host(request), status=status)
     _pass_on(status)

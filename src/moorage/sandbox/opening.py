@@ -8,8 +8,9 @@ from pathlib import Path
 
 from moorage.errors import MoorageError
 from moorage.sandbox.base import Exit, Overlay, ProcessSpec, Sandbox
-from moorage.sandbox.bubblewrap import Bubblewrap, Features, make_etc
+from moorage.sandbox.bubblewrap import Bubblewrap, Features
 from moorage.sandbox.cgroups import open_cgroups
+from moorage.sandbox.etc import make_etc
 from moorage.sandbox.host import Host
 from moorage.sandbox.processes import Spawner
 from moorage.sandbox.seccomp import write_filter

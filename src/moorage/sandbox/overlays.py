@@ -8,17 +8,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moorage.errors import DiskFull, SandboxUnavailable
-from moorage.sandbox.base import Mount, Overlay, ReadOnly, Writable
+from moorage.sandbox.base import Mount, Overlay, ReadOnly, Scratch, Writable
 
 MOST_NAMES = 500
 """Names on one command line; each may be 255 bytes long."""
 
 
-async def materialised(mounts: Sequence[Mount], *, owner: int | None) -> tuple[ReadOnly | Writable, ...]:
+async def materialised(mounts: Sequence[Mount], *, owner: int | None) -> tuple[ReadOnly | Writable | Scratch, ...]:
     """Copy the lower trees of every overlay into its upper directory (a reflink where possible), and bind that.
 
-    `owner` is who gets the copies, if not the node's own user. Raises DiskFull, SandboxUnavailable.
+    `owner` is who gets the copies, if not the node's own user. Raises DiskFull, SandboxUnavailable (also for a tree at
+    `/`, where a copy would not do: places for mounts have to be made in it).
     """
+    if any(mount.target == "/" for mount in mounts):
+        raise SandboxUnavailable("A root file system of a process's own needs bubblewrap and overlayfs.")
     return tuple([await _materialise(mount, owner) if isinstance(mount, Overlay) else mount for mount in mounts])
 
 

@@ -109,15 +109,15 @@ class Running:
             raise outcome
         return outcome
 
-    async def connect(self, port: int) -> socket.socket:
-        """Connect to 127.0.0.1 and this port in the process's own network; give a stream that does not block.
+    async def connect(self, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+        """Connect to 127.0.0.1 and this port in the process's own network; give a socket that does not block.
 
         Raises ConnectionRefusedError while nothing listens, another OSError when the process is gone.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
-                self._order("connect", self.number, theirs.fileno(), port=port)
+                self._order("connect", self.number, theirs.fileno(), port=port, kind=kind)
             message, descriptors = await _answer(ours)
         if not descriptors:
             number = int(message or 0) or errno.ESRCH
@@ -211,7 +211,8 @@ class Spawner:
         try:
             running = self._expect(await self._place(name, spec.limits, interpreter), output, after)
             mounts = launch.mounts if isinstance(launch, Fork) else ()
-            self._send(running, launch.encode(), stdin, mounts=mounts, code=code)
+            more = [spec.listener.fileno()] if spec.listener else []
+            self._send(running, launch.encode(), stdin, *more, mounts=mounts, code=code)
         finally:
             os.close(stdin)
         try:
@@ -293,15 +294,23 @@ class Spawner:
         return running
 
     def _send(
-        self, running: Running, request: bytes, stdin: int, *, mounts: tuple[dict[str, Any], ...], code: bytes | None
+        self,
+        running: Running,
+        request: bytes,
+        stdin: int,
+        *more: int,
+        mounts: tuple[dict[str, Any], ...],
+        code: bytes | None,
     ) -> None:
-        """Hand the request and the streams to the helper; if that fails, so does the process."""
+        """Hand the request, the streams and what there is `more` to the helper; if that fails, so does the process."""
         ours = [sealed(request), *(pipe.theirs for pipe in running.pipes)]
         if code is not None:
             ours.append(sealed(code))
+        descriptors = [ours[0], stdin, *ours[1:], *more]
+        order = {"order": "start", "number": running.number, "mounts": mounts, "code": code is not None}
         try:
-            order = {"order": "start", "number": running.number, "mounts": mounts, "code": code is not None}
-            socket.send_fds(self._connect(), [json.dumps(order).encode()], [ours[0], stdin, *ours[1:]])
+            message = json.dumps({**order, "descriptors": len(descriptors)}).encode()
+            socket.send_fds(self._connect(), [message], descriptors)
         except OSError as error:
             running.on_event({"event": "failed", "step": "reach the spawner", "why": str(error), "errno": error.errno})
             running.on_event(LOST)

@@ -20,6 +20,8 @@ class Launch:
     mounts: tuple[dict[str, Any], ...] | None = None
     seccomp: str | None = None
     slirp: str | None = None
+    closed: tuple[tuple[bytes, int], ...] = ()
+    listener: int | None = None
 
     def encode(self) -> bytes:
         """Write it down for the spawner."""

@@ -8,7 +8,8 @@ to. It takes orders on a Unix socket, answers with events, and ends everything t
                                                              fork, enter the cgroups, wait for the request
     {"order": "start", "mounts": [...]} and descriptors      become what the request says (launch.py)
     {"order": "terminate"}, {"order": "kill"}                signal all of it
-    {"order": "connect", "port": NUMBER} and a descriptor    connect within its network, answer on the descriptor
+    {"order": "connect", "port": NUMBER, "kind": NUMBER} and a descriptor
+                                                             connect within its network, answer on the descriptor
 
     {"event": "ready"}                                       a spare one has entered its cgroups; an interpreter waits
     {"event": "started", "inner": NUMBER | null}             with the first process of bubblewrap's own world
@@ -111,7 +112,7 @@ class Spawner:
         elif order["order"] == "start":
             self._start(order, job, descriptors)
         elif order["order"] == "connect" and descriptors:
-            self._connect(order["port"], job, descriptors)
+            self._connect(order, job, descriptors)
         elif job:
             (job.kill if order["order"] == "kill" else job.terminate)()
 
@@ -174,7 +175,7 @@ class Spawner:
     def _start(self, order: dict[str, Any], job: Job | None, descriptors: list[int]) -> None:
         if job is None:
             self._fail(order["number"], "prepare", OSError(errno.ESRCH, "it has ended before it was started"))
-        elif len(descriptors) < 4 + order["code"]:
+        elif len(descriptors) < order["descriptors"]:
             self._tell(job.number, "failed", step="start", why=os.strerror(errno.EMFILE), errno=errno.EMFILE)
             job.orders.close()
         else:
@@ -200,7 +201,7 @@ class Spawner:
         else:
             socket.send_fds(job.orders, [b"start"], descriptors)
 
-    def _connect(self, port: int, job: Job | None, descriptors: list[int]) -> None:
+    def _connect(self, order: dict[str, Any], job: Job | None, descriptors: list[int]) -> None:
         """Have a child connect; the end of the answer's line tells the node that there will be none."""
         parent, network = os.getpid(), None
         with contextlib.ExitStack() as stack:
@@ -214,7 +215,7 @@ class Spawner:
             if job.inner is None or job.exists:
                 pid = os.fork()
                 if pid == 0:
-                    reach(port, reply, parent=parent, network=network)
+                    reach(order["port"], order["kind"], reply, parent=parent, network=network)
                 self._errands.add(pid)
 
     def _hear(self, descriptor: int) -> None:

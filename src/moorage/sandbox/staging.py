@@ -78,7 +78,9 @@ def enter_namespace(*, own_user: bool) -> None:
 def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | None) -> None:
     """Mount the sources at /tmp/0, /tmp/1, ... in their order.
 
-    A mount is `{"source": PATH, "writable": BOOL}` or `{"lower": [PATH], "upper": PATH, "work": PATH, "make": [NAME]}`.
+    A mount is `{"source": PATH, "writable": BOOL}`, `{"text": TEXT}` for a file that holds just that, or `{"lower":
+    [PATH], "upper": PATH | None, "work": PATH, "make": [NAME]}`, perhaps with `"points": {PATH: BOOL}`: empty
+    directories (true: files) that come before the lower trees.
     `owner` is the user that writable directories of root are given to, `idmap` the namespace in which root's files
     are that user's, so that a process may change its own copy of a file that belongs to root.
     """
@@ -86,11 +88,8 @@ def stage(mounts: Sequence[dict[str, Any]], *, owner: int | None, idmap: int | N
     try:
         opened = [_open(item, owner, held) for item in mounts]
         mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-        for number, item in enumerate(opened):
-            if isinstance(item, int):
-                _bind(item, f"{STAGE}/{number}")
-            else:
-                _overlay(*item, f"{STAGE}/{number}", idmap)
+        for number, (item, sources) in enumerate(zip(mounts, opened, strict=True)):
+            _attach(item, sources, f"{STAGE}/{number}", owner, idmap)
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -168,16 +167,19 @@ def _namespaces(kinds: int, *names: str, root: tuple[int, int]) -> list[int]:
         os.waitpid(child, 0)
 
 
-def _open(item: dict[str, Any], owner: int | None, held: list[int]) -> int | tuple[list[int], int, int]:
+def _open(item: dict[str, Any], owner: int | None, held: list[int]) -> list[int]:
+    """Open what an item names: its source, or its lower trees and then, if it has them, its upper and its work."""
     if "source" in item:
-        return _reach(item["source"], owner if item["writable"] else None, held)
-    lower = [_reach(path, None, held) for path in item["lower"]]
+        return [_reach(item["source"], owner if item["writable"] else None, held)]
+    lower = [_reach(path, None, held) for path in item.get("lower", ())]
+    if item.get("upper") is None:
+        return lower
     for path in (item["work"], item["upper"], *(f"{item['upper']}/{name}" for name in item["make"])):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o755)
     for name in item["make"]:
         _reach(f"{item['upper']}/{name}", owner, held)
-    return lower, _reach(item["upper"], owner, held), _open_work(item["work"], held)
+    return [*lower, _reach(item["upper"], owner, held), _open_work(item["work"], held)]
 
 
 def _open_work(path: str, held: list[int]) -> int:
@@ -202,6 +204,33 @@ def _path(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
+def _attach(item: dict[str, Any], sources: list[int], target: str, owner: int | None, idmap: int | None) -> None:
+    if "source" in item:
+        _bind(sources[0], target)
+    elif "text" in item:
+        _write(target, item["text"])
+        os.chmod(target, 0o644)
+    else:
+        trees = [_lower(tree, f"{target}.{number}", idmap) for number, tree in enumerate(sources[: len(item["lower"])])]
+        if points := item.get("points"):
+            _make_points(points, f"{target}.points", owner)
+            trees.insert(0, f"{target}.points")
+        _overlay(trees, sources[len(item["lower"]) :], target)
+
+
+def _make_points(points: dict[str, bool], directory: str, owner: int | None) -> None:
+    """Make places for mounts that belong to the owner, as do the directories on the way to them."""
+    os.mkdir(directory, 0o755)
+    for path, is_file in points.items():
+        os.makedirs(directory + (os.path.dirname(path) if is_file else path), exist_ok=True)
+        if is_file:
+            _write(directory + path, "")
+    if owner is not None:
+        for path, _, files in os.walk(directory):
+            for name in ("", *files):
+                os.chown(f"{path}/{name}", owner, owner)
+
+
 def _bind(source: int, target: str) -> None:
     _make_mount_point(source, target)
     mount(_path(source), target, flags=MS_BIND | MS_REC)
@@ -214,19 +243,15 @@ def _make_mount_point(source: int, target: str) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _overlay(lower: list[int], upper: int, work: int, target: str, idmap: int | None) -> None:
-    """Mount an overlay that keeps whole what the process writes.
+def _overlay(lower: list[str], writable: list[int], target: str) -> None:
+    """Mount an overlay that keeps whole what the process writes; `writable` is its upper and work, or nothing.
 
     redirect_dir and metacopy are off so that what is renamed into a directory of `upper` is found there with its
     content. `volatile` spares a flush of the whole file system at the end: a crashed attempt is never collected.
     """
-    trees = [_lower(tree, f"{target}.{number}", idmap) for number, tree in enumerate(lower)]
-    options = [
-        f"lowerdir={':'.join(trees)}",
-        f"upperdir={_path(upper)}",
-        f"workdir={_path(work)}",
-        "redirect_dir=nofollow,metacopy=off,index=off,volatile",
-    ]
+    options = [f"lowerdir={':'.join(lower)}", "redirect_dir=nofollow,metacopy=off,index=off"]
+    if writable:
+        options += [f"upperdir={_path(writable[0])}", f"workdir={_path(writable[1])}", "volatile"]
     if os.geteuid() != 0:
         options.append("userxattr")
     os.mkdir(target)
@@ -250,7 +275,7 @@ def _set_attributes(tree: int, attributes: _MountAttr, flags: int) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.write(descriptor, text.encode())
     finally:

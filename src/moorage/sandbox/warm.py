@@ -13,7 +13,7 @@ import structlog
 
 from moorage.errors import MoorageError
 from moorage.model.limits import Limits
-from moorage.sandbox.base import PRIVATE, Mount, Overlay, ProcessSpec, ReadOnly
+from moorage.sandbox.base import HOSTNAME, PRIVATE, Mount, Overlay, ProcessSpec, ReadOnly, Scratch
 from moorage.sandbox.processes import Running
 
 IDLE = 60.0
@@ -45,14 +45,28 @@ class Kind:
 
 def kind_of(spec: ProcessSpec) -> Kind | None:
     """Tell of which kind a process is; None if it can only be started by itself."""
+    if not spec.interpreter or len(spec.argv) < 2 or _special(spec):
+        return None
     places = _places(own_mounts(spec))
-    hidden = any(mount.target.startswith(PRIVATE) for mount in (*spec.mounts, *spec.interpreter))
     words = [len(word.encode(errors="surrogateescape")) for word in spec.argv]
     odd = max(words) > LONGEST_WORD or sum(words) > LONGEST_WORDS or "\0" in "".join(spec.argv)
-    if not spec.interpreter or len(spec.argv) < 2 or spec.network != "none" or hidden or odd or places is None:
+    if odd or places is None:
         return None
     return Kind(
         argv=spec.argv[:2], cwd=spec.cwd, env=tuple(spec.env.items()), interpreter=spec.interpreter, places=places
+    )
+
+
+def _special(spec: ProcessSpec) -> bool:
+    """Tell whether a process asks for what no interpreter makes for its forks."""
+    hidden = (each.target == "/" or each.target.startswith(PRIVATE) for each in (*spec.mounts, *spec.interpreter))
+    return (
+        spec.network != "none"
+        or spec.listener is not None
+        or spec.root
+        or spec.hostname != HOSTNAME
+        or any(isinstance(mount, Scratch) for mount in spec.mounts)
+        or any(hidden)
     )
 
 
@@ -66,7 +80,7 @@ def _places(mounts: tuple[Mount, ...]) -> tuple[str, ...] | None:
     overlays = tuple(mount.target for mount in mounts if isinstance(mount, Overlay))
     within = tuple(f"{target}/" for target in overlays)
     others = [mount for mount in mounts if not isinstance(mount, Overlay) and not mount.target.startswith(within)]
-    if any(not mount.source.is_dir() for mount in others):
+    if any(isinstance(mount, Scratch) or not mount.source.is_dir() for mount in others):
         return None
     return (*overlays, *(mount.target for mount in others))
 

@@ -60,6 +60,7 @@ def app_service_of(container: Container, ctx: Context) -> ServiceSpec:
     if isinstance(service.process, ImageSpec):
         name = f"moorage-{key.rpartition('@')[2]}"  # one that no served container can have
         return replace(service, process=replace(service.process, name=name, limits=limits))
+    assert isinstance(service.process, ProcessSpec)
     return replace(service, process=replace(service.process, limits=limits))
 
 

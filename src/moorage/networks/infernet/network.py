@@ -31,6 +31,7 @@ class Infernet:
     """Runs Infernet containers: HTTP services that answer `POST /service_output`."""
 
     name = manifest.NETWORK
+    serves = False
     looks_for = (
         "a config.json, an image, the http(s) URL of a running container, or a folder whose moorage.toml says "
         '`network = "infernet"` and how it starts'

@@ -20,6 +20,7 @@ class InfraX:
     """Runs InfraX apps: a folder with main.py; files and keyword arguments in, files and text out."""
 
     name = manifest.NETWORK
+    serves = False
     looks_for = "a folder or archive with main.py"
 
     def recognizes(self, source: Path) -> bool:

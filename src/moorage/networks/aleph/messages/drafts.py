@@ -33,8 +33,8 @@ class BadProgram(BadManifest):
 
     hint = "Correct each line; a path counts from the document as it was written."
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        self.problems = problems
+    def __init__(self, problems: tuple[Problem, ...], *, generation: Generation | None = None) -> None:
+        self.problems, self.generation = problems, generation
         super().__init__("\n".join(map(str, problems)))
 
 
@@ -56,6 +56,12 @@ class Loaded:
     warnings: tuple[Problem, ...] = ()
     """What the document says in vain."""
     inline_code: InlineCode | None = None
+    moved: Mapping[Place, Place] = field(repr=False)
+    """From places in the accepted form to those in the document; the longest beginning counts."""
+
+    def origin(self, place: Place) -> Place:
+        """Find where in the document what stands at a place of the accepted form is, or would be, written."""
+        return _origin(self.moved, place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +86,12 @@ class _Translation:
 
     def origin(self, place: Place) -> Place:
         """Find in the body what stands at a place of the accepted form."""
-        size = next(size for size in range(len(place), -1, -1) if place[:size] in self.moved)
-        return self.moved[place[:size]] + place[size:]
+        return _origin(self.moved, place)
+
+
+def _origin(moved: Mapping[Place, Place], place: Place) -> Place:
+    size = next(size for size in range(len(place), -1, -1) if place[:size] in moved)
+    return moved[place[:size]] + place[size:]
 
 
 def load(document: Any) -> Loaded:
@@ -101,13 +111,14 @@ def load(document: Any) -> Loaded:
     own = tuple(_moved(problem, body.place + problem.place) for problem in draft.problems)
     problems = own + tuple(map(located, reading.problems))
     if problems or reading.program is None:
-        raise BadProgram(problems)
+        raise BadProgram(problems, generation=body.generation)
     warnings = (_moved(warning, body.place + warning.place) for warning in draft.warnings)
     return Loaded(
         program=reading.program,
         generation=body.generation,
         warnings=(*warnings, *map(located, reading.warnings)),
         inline_code=draft.inline,
+        moved={place: body.place + origin for place, origin in draft.moved.items()},
     )
 
 
@@ -229,6 +240,8 @@ def _hoisted(body: _Body) -> _Translation:
     if frame.get("ref") is not None and isinstance(metadata, dict | None):
         # What the seed's `ref` means is said nowhere: it is kept, but replaces no program.
         draft.content["metadata"] = {**(metadata or {}), "ref": frame["ref"]}
+        if metadata is None:
+            draft.moved["metadata",] = ("ref",)
     return draft
 
 

@@ -100,9 +100,9 @@ def _clipped(text: str) -> str:
 
 def nearest(word: str, known: Collection[str]) -> str:
     """Hint at the known word that is nearest to one that is not known."""
-    found = difflib.get_close_matches(word[:64].lower(), sorted(known, key=str.lower), n=1, cutoff=0.0)
-    upper = word.upper()
-    return f"did you mean `{upper if upper in known else found[0]}`?"
+    by_lower = {name.lower(): name for name in sorted(known)}
+    found = difflib.get_close_matches(word[:64].lower(), sorted(by_lower), n=1, cutoff=0.0)
+    return f"did you mean `{by_lower[found[0]]}`?"
 
 
 # Kinds of values
@@ -321,21 +321,36 @@ def _contradictions(document: Mapping[str, JSON]) -> Iterator[Problem]:
             yield _too_deep("content")
 
 
-def _inline_content(document: Mapping[str, JSON]) -> tuple[Mapping[str, JSON] | None, list[Problem]]:
+def _inline_content(document: Mapping[str, JSON]) -> tuple[Mapping[str, JSON] | None, Sequence[Problem]]:
     text = document.get("item_content")
     if not isinstance(text, str) or len(text) > MAX_ITEM_CONTENT:
         return None, []
     try:
+        return read_content(text), []
+    except BadMessage as error:
+        return None, error.problems
+
+
+def read_content(text: str, *, key: str = "item_content") -> dict[str, JSON]:
+    """Read the text of a content; `key` is where the envelope has it.
+
+    Raises BadMessage.
+    """
+    try:
         content = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        return None, [_no_json(f"{error.msg} in line {error.lineno}, column {error.colno}")]
+        raise _no_json(key, f"{error.msg} in line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        return None, [_too_deep("item_content")]
+        raise BadMessage([_too_deep(key)]) from None
     except ValueError:
-        return None, [_no_json("it holds a number that is not finite or has too many digits")]
+        raise _no_json(key, "it holds a number that is not finite or has too many digits") from None
     if not isinstance(content, dict):
-        return None, [Problem(place=("item_content",), rule="must hold an object", type="dict_type")]
-    return content, [_too_deep("item_content")] if _deep(content) else []
+        raise BadMessage([Problem(place=(key,), rule="must hold an object", type="dict_type")])
+    if _deep(content):
+        raise BadMessage([_too_deep(key)])
+    if "\\u" in text and _LONE_SURROGATE.search(json.dumps(content, ensure_ascii=False)):
+        raise BadMessage([Problem(place=(key,), rule="must not hold a lone surrogate", type="lone_surrogate")])
+    return content
 
 
 def _finite(text: str) -> float:
@@ -347,8 +362,8 @@ def _finite(text: str) -> float:
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
-def _no_json(reason: str) -> Problem:
-    return Problem(place=("item_content",), rule="must be valid JSON", type="json_invalid", fix=reason)
+def _no_json(key: str, reason: str) -> BadMessage:
+    return BadMessage([Problem(place=(key,), rule="must be valid JSON", type="json_invalid", fix=reason)])
 
 
 def _too_deep(key: str) -> Problem:

@@ -22,9 +22,8 @@ class Problem:
 
     @property
     def path(self) -> str:
-        """The place as text, such as `content.volumes[2].size_mib`; empty for the document itself."""
-        steps = (f"[{step}]" if isinstance(step, int) else f".{_name(step)}" for step in self.place)
-        return "".join(steps).removeprefix(".")
+        """The place as text; empty for the document itself."""
+        return path_of(self.place)
 
     @property
     def text(self) -> str:
@@ -39,6 +38,12 @@ class Problem:
     def __str__(self) -> str:
         place = f"`{self.path}`: " if self.place else ""
         return f"{place}{self.rule}." + (f" {self.fix}" if self.fix else "")
+
+
+def path_of(place: Place) -> str:
+    """Write a place as text, such as `content.volumes[2].size_mib`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{_name(step)}" for step in place)
+    return "".join(steps).removeprefix(".")
 
 
 def _name(key: str) -> str:

@@ -337,6 +337,11 @@ def data_mounts(program: Program) -> tuple[str, ...]:
     return tuple(dict.fromkeys((_absolute(program.data.mount), "/data"))) if program.data else ()
 
 
+def export_mount(program: Program) -> str | None:
+    """Tell which directory is archived after each run."""
+    return _absolute(program.export.mount) if program.export else None
+
+
 def cron_path(program: Program) -> str:
     """Tell which path the program is asked for at a time of its `on.cron`; `/` unless `metadata.cron_path` says so."""
     path = program.metadata.get("cron_path")

@@ -73,8 +73,11 @@ def _foreign() -> BadSignature:
     return BadSignature("signature: is not the sender's signature of this message")
 
 
-def _verify_evm(content: bytes, sender: str, signature: str) -> None:
-    """Recover the signer; a high s passes, as it does where Ethereum recovers (EIP-2 binds transactions alone)."""
+def verify_evm(content: bytes, sender: str, signature: str) -> None:
+    """Check that an Ethereum account signed these bytes, as wallets sign messages; its address may have any case.
+
+    A high s passes, as it does where Ethereum recovers (EIP-2 binds transactions alone). Raises BadSignature.
+    """
     if _EVM_ADDRESS.fullmatch(sender) is None:
         raise BadSignature("sender: is not an address, `0x` and 40 hexadecimal digits")
     if (found := _EVM_SIGNATURE.fullmatch(signature)) is None:
@@ -88,7 +91,7 @@ def _verify_evm(content: bytes, sender: str, signature: str) -> None:
 
 def _verify_avalanche(content: bytes, sender: str, signature: str) -> None:
     if _EVM_ADDRESS.fullmatch(sender):
-        _verify_evm(content, sender, signature)
+        verify_evm(content, sender, signature)
         return
     if (found := _AVAX_ADDRESS.fullmatch(sender)) is None:
         raise BadSignature("sender: is neither an Avalanche address nor an Ethereum one")
@@ -123,7 +126,7 @@ def _verify_ed25519(content: bytes, sender: str, signature: str) -> None:
 
 
 _VERIFIERS: Mapping[str, Callable[[bytes, str, str], None]] = {
-    **dict.fromkeys(EVM_CHAINS, _verify_evm),
+    **dict.fromkeys(EVM_CHAINS, verify_evm),
     "AVAX": _verify_avalanche,
     "ES": _verify_ed25519,
     "SOL": _verify_ed25519,

@@ -1,0 +1,120 @@
+"""Routes by which files come in (contract, section 4.2)."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from moorage.blobs.base import Blobs
+from moorage.networks.aleph.facade.answers import Json, Refused, body, error, parsed
+from moorage.networks.aleph.facade.forms import Upload
+from moorage.networks.aleph.facade.publishing import PROGRAM, STATUS, told
+from moorage.networks.aleph.ledger.examination import MAX_STORED_CONTENT, SIGNATURE, WrongFile
+from moorage.networks.aleph.ledger.publisher import Publisher
+from moorage.networks.aleph.ledger.records import File
+from moorage.networks.aleph.messages.hashes import cid_v0
+
+NO_DIRECTORIES = "IPFS directories are not supported"
+CHUNK = 1 << 20
+
+Name = Callable[[str, Path], str]
+"""Names a file, given the sha256 of its bytes and where they are; may take long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bytes that may be uploaded at once."""
+
+    signed: int = 100 << 20
+    """Together with the STORE message of its owner."""
+    unsigned: int = 25 << 20
+    """By anybody."""
+
+
+class Uploads:
+    """Takes files, which go to the blobs as they come."""
+
+    def __init__(self, publisher: Publisher, blobs: Blobs, limits: Limits) -> None:
+        self._publisher, self._blobs, self._limits = publisher, blobs, limits
+
+    def routes(self) -> list[Route]:
+        """Give the routes."""
+        return [
+            Route("/api/v0/storage/add_file", self._storage_file, methods=["POST"]),
+            Route("/api/v0/ipfs/add_file", self._ipfs_file, methods=["POST"]),
+            Route("/api/v0/storage/add_json", self._storage_json, methods=["POST"]),
+            Route("/api/v0/ipfs/add_json", self._ipfs_json, methods=["POST"]),
+            Route("/api/v0/ipfs/add_car", _no_directories, methods=["POST"]),
+        ]
+
+    async def _storage_file(self, request: Request) -> Response:
+        return await self._taken(request, _sha256)
+
+    async def _ipfs_file(self, request: Request) -> Response:
+        return await self._taken(request, _cid)
+
+    async def _taken(self, request: Request, name: Name) -> Response:
+        upload = Upload(self._limits.signed, self._limits.unsigned)
+        file = await self._named(*await self._blobs.put(upload.file(request)), name)
+        answer = {"status": "success", "hash": file.hash, "name": upload.filename or file.hash, "size": file.size}
+        if "metadata" not in upload.fields:
+            await self._publisher.add_file(file)
+            return Json(answer)
+        message = _message(parsed(bytes(upload.fields["metadata"])))
+        try:
+            receipt = await self._publisher.publish(message, program=request.scope.get(PROGRAM), file=file)
+        except WrongFile as reason:
+            return error(422, str(reason))
+        if receipt.error_code == SIGNATURE:
+            return told(receipt, status=403)
+        if receipt.status in {"rejected", "forgotten"}:
+            return told(receipt)
+        return Json(answer | {"message_status": receipt.status}, STATUS[receipt.status])
+
+    async def _storage_json(self, request: Request) -> Response:
+        return await self._taken_json(request, _sha256)
+
+    async def _ipfs_json(self, request: Request) -> Response:
+        return await self._taken_json(request, _cid)
+
+    async def _taken_json(self, request: Request, name: Name) -> Response:
+        document = parsed(await body(request, most=MAX_STORED_CONTENT))
+        text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+        file = await self._named(*await self._blobs.put_bytes(text.encode()), name)
+        await self._publisher.add_file(file)
+        return Json({"status": "success", "hash": file.hash})
+
+    async def _named(self, digest: str, size: int, name: Name) -> File:
+        hashed = await asyncio.to_thread(name, digest, self._blobs.path(digest))
+        return File(hash=hashed, digest=digest, size=size)
+
+
+async def _no_directories(request: Request) -> Response:
+    return error(403, NO_DIRECTORIES)
+
+
+def _sha256(digest: str, path: Path) -> str:
+    return digest
+
+
+def _cid(digest: str, path: Path) -> str:
+    return cid_v0(_chunks(path))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _message(metadata: Any) -> Any:
+    message = metadata.get("message") if isinstance(metadata, dict) else None
+    if not isinstance(message, dict) or message.get("type") != "STORE":
+        raise Refused(422, "The metadata must hold a STORE as `message`")
+    return message

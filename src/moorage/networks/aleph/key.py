@@ -1,0 +1,46 @@
+"""The node's own key, with which it signs for the programs that it runs (contract, section 4.4)."""
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class NodeKey:
+    """A secp256k1 key; what signs is imported when it is first needed, for it takes a while."""
+
+    secret: bytes = field(repr=False)
+
+    @cached_property
+    def address(self) -> str:
+        """The Ethereum address."""
+        from moorage.networks.aleph.messages.signatures import address_of
+
+        return address_of(self.secret)
+
+    @cached_property
+    def public(self) -> bytes:
+        """The public key, compressed: 33 bytes."""
+        from moorage.networks.aleph.messages.signatures import public_key_of
+
+        return public_key_of(self.secret)
+
+    def sign(self, content: bytes) -> str:
+        """Sign bytes as wallets sign messages."""
+        from moorage.networks.aleph.messages.signatures import sign_evm
+
+        return sign_evm(self.secret, content)
+
+
+def open_key(path: Path) -> NodeKey:
+    """Read the key, or make one that is then kept."""
+    try:
+        return NodeKey(bytes.fromhex(path.read_text()))
+    except FileNotFoundError:
+        secret = secrets.token_bytes(32)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secret.hex())
+        return NodeKey(secret)

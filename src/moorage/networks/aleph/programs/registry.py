@@ -1,0 +1,99 @@
+"""The programs of this node: what each address serves now, as messages come (contract, sections 2.3 and 2.11)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from moorage.networks.aleph.config import Settings
+from moorage.networks.aleph.ledger.ledger import Ledger
+from moorage.networks.aleph.messages.program import Program
+from moorage.networks.aleph.programs.deployments import Deployment, Refusal, Resolver
+from moorage.networks.aleph.programs.instances import Instance, make_instance
+from moorage.networks.aleph.programs.launching import Launcher
+from moorage.networks.aleph.programs.logs import ProgramLog
+from moorage.networks.base import Services
+
+
+class Registry:
+    """Instances by what they run, and addresses by what they serve."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        ledger: Ledger,
+        resolver: Resolver,
+        launcher: Launcher,
+        services: Services,
+        settings: Settings,
+    ) -> None:
+        self._ledger, self._resolver, self._launcher = ledger, resolver, launcher
+        self._services, self._settings = services, settings
+        self._logs_at = root / "logs"
+        self._logs_at.mkdir(exist_ok=True)
+        self._addresses: dict[str, Instance | Refusal] = {}
+        self._instances: dict[str, Instance] = {}
+        self._logs: dict[str, ProgramLog] = {}
+
+    def find(self, address: str) -> Instance | Refusal:
+        """Give what an address, which may come from a stranger, serves now."""
+        found = self._addresses.get(address)
+        if found is None:
+            served = self._resolver.deployment(address)
+            if isinstance(served, Refusal):
+                return served
+            found = self._addresses[address] = self._instance(served)
+        return found
+
+    def pinned(self, deployment: Deployment) -> Instance:
+        """Give an instance of exactly this, which no address need serve any more."""
+        return self._instance(deployment)
+
+    def log_of(self, origin: str) -> ProgramLog:
+        """Give the log of a program and of its versions."""
+        if origin not in self._logs:
+            self._logs[origin] = ProgramLog(self._logs_at / f"{origin}.jsonl")
+        return self._logs[origin]
+
+    def instances(self) -> tuple[Instance, ...]:
+        """List what was needed since the node started."""
+        return tuple(self._instances.values())
+
+    def current(self) -> Iterator[tuple[str, Program]]:
+        """List the programs whose newest version is theirs to be called by a trigger, with the hash of that."""
+        for item_hash in self._ledger.programs():
+            loaded = self._ledger.program(item_hash)
+            if loaded is not None and self._is_current(item_hash):
+                yield item_hash, loaded.program
+
+    def refresh(self) -> None:
+        """Take note that messages have changed what addresses serve; what nothing serves any more is let go."""
+        self._addresses.clear()
+        for instance in self.instances():
+            if self._stale(instance.deployment):
+                del self._instances[instance.deployment.key]
+                self._services.retire(instance.spec.key)
+
+    def keep_persistent(self) -> None:
+        """Have persistent programs run (contract, section 2.5)."""
+        for item_hash, program in self.current():
+            if program.on.persistent:
+                found = self.find(item_hash)
+                if isinstance(found, Instance):
+                    self._services.keep(found.spec)
+
+    def _stale(self, deployment: Deployment) -> bool:
+        served = self._resolver.deployment(deployment.item_hash)
+        return isinstance(served, Refusal) or served.key != deployment.key
+
+    def _is_current(self, item_hash: str) -> bool:
+        """Tell whether a version is the one that its program's triggers are for: of several, the newest."""
+        served = self._resolver.newest(item_hash)
+        return served == item_hash
+
+    def _instance(self, deployment: Deployment) -> Instance:
+        found = self._instances.get(deployment.key)
+        if found is None:
+            log = self.log_of(deployment.origin)
+            found = make_instance(deployment, log, self._launcher, self._services, self._settings)
+            self._instances[deployment.key] = found
+        return found

@@ -1,0 +1,122 @@
+"""What starts programs without a request: messages they subscribed to, and times (contract, sections 2.9 and 2.10)."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import structlog
+from cronsim import CronSim
+
+from moorage.errors import MoorageError, NotFound
+from moorage.model.jobs import JSON
+from moorage.networks.aleph.ledger.ledger import Ledger
+from moorage.networks.aleph.messages.matching import matches
+from moorage.networks.aleph.messages.program import Program, cron_path
+from moorage.networks.aleph.programs.jobs import Apps, run_id
+from moorage.networks.aleph.programs.registry import Registry
+from moorage.networks.base import Port
+
+log = structlog.get_logger(__name__)
+
+AGAIN = 1.0
+"""Seconds until what could not be accepted as a job is tried again."""
+MARGIN = 120.0
+"""Seconds that a run may take beyond those of the program: its start is not counted."""
+
+
+class Reactor:
+    """Delivers messages to the programs that subscribed to them, each once and in the order of their arrival."""
+
+    def __init__(self, ledger: Ledger, registry: Registry, apps: Apps) -> None:
+        self._ledger, self._registry, self._apps = ledger, registry, apps
+        self._news = asyncio.Event()
+        self._subscribers: dict[str, Program] | None = None
+
+    def subscribers(self, message: Mapping[str, JSON]) -> list[str]:
+        """Name the programs that a message is for; asked while it is written down."""
+        if self._subscribers is None:
+            self._subscribers = {key: program for key, program in self._registry.current() if program.on.message}
+        return [key for key, program in self._subscribers.items() if matches(program.on.message, dict(message))]
+
+    def changed(self, *, programs: bool) -> None:
+        """Take note that there are other messages or, among them, other programs."""
+        if programs:
+            self._subscribers = None
+        self._news.set()
+
+    async def work(self) -> None:
+        """Deliver, beginning with what an earlier node left."""
+        while True:
+            self._news.clear()
+            try:
+                await self._deliver()
+            except MoorageError as error:
+                log.warning("events wait", reason=error.message)
+                await asyncio.sleep(AGAIN)
+            else:
+                await self._news.wait()
+
+    async def _deliver(self) -> None:
+        for message, program in self._ledger.deliveries():
+            loaded = self._ledger.program(program)
+            if loaded is not None:  # else it was forgotten meanwhile
+                parameters = {"trigger": "message", "program": program, "message": message}
+                timeout = loaded.program.resources.seconds + MARGIN
+                await self._apps.submit(program, run_id(message, program), parameters, timeout=timeout)
+            await self._ledger.delivered(message, program)
+
+
+class Clock:
+    """Calls programs at the times of their `on.cron`: never for the past, nor while the last run is not over."""
+
+    def __init__(self, port: Port, registry: Registry, apps: Apps) -> None:
+        self._port, self._registry, self._apps = port, registry, apps
+        self._changed = asyncio.Event()
+        self._latest: dict[str, str] = {}
+        """The run of each program that was begun last."""
+
+    def changed(self) -> None:
+        """Take note that there are other programs."""
+        self._changed.set()
+
+    async def work(self) -> None:
+        """Wait for the next time of any program, and call it."""
+        now = time.time()
+        while True:
+            self._changed.clear()
+            plan = [(_next(program, now), key, program) for key, program in self._registry.current() if program.on.cron]
+            slot = min((slot for slot, _, _ in plan), default=None)
+            try:
+                async with asyncio.timeout(None if slot is None else max(0.0, slot - time.time())):
+                    await self._changed.wait()
+            except TimeoutError:
+                assert slot is not None
+                for due, key, program in plan:
+                    if due == slot:
+                        await self._call(key, program, int(slot))
+                now = slot
+            else:
+                now = max(now, time.time() - 1)
+
+    async def _call(self, key: str, program: Program, slot: int) -> None:
+        if not await self._over(self._latest.get(key)):
+            self._registry.log_of(key).say("A run of its schedule is left out: the last one is not over.")
+            return
+        run = self._latest[key] = run_id("cron", key, str(slot))
+        parameters = {"trigger": "cron", "program": key, "slot": slot, "path": cron_path(program)}
+        try:
+            await self._apps.submit(key, run, parameters, timeout=program.resources.seconds + MARGIN)
+        except MoorageError as error:
+            log.warning("a run of a schedule is lost", program=key, slot=slot, reason=error.message)
+
+    async def _over(self, run: str | None) -> bool:
+        try:
+            return run is None or (await self._port.get_job(run)).state.terminal
+        except NotFound:
+            return True
+
+
+def _next(program: Program, after: float) -> float:
+    assert program.on.cron is not None
+    return next(CronSim(program.on.cron, datetime.fromtimestamp(after, UTC))).timestamp()

@@ -1,0 +1,73 @@
+"""How much disk space a directory takes, and the watch over what a process writes into one."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+WATCH_EVERY = 1.0
+"""Seconds between two measurements; a job that is over sooner is never measured."""
+
+
+def usage_of(directory: Path) -> int:
+    """Sum up the disk space (bytes) of everything below a directory, without following links.
+
+    A file with several names counts once, and not at all if one of them is elsewhere: those are stored bytes, which
+    cost the attempt nothing, and no app can make such a name.
+    """
+    total = 0
+    names: Counter[int] = Counter()
+    for entry in _entries(directory):
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        names[status.st_ino] += 1
+        if names[status.st_ino] == status.st_nlink or entry.is_dir(follow_symlinks=False):
+            total += status.st_blocks * 512
+    return total
+
+
+def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
+    pending = [str(directory)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    yield entry
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+        except OSError:
+            continue
+
+
+class DiskWatch:
+    """Calls back once when a directory has grown over its limit.
+
+    A quota would be stricter, but needs file-system features that few machines have switched on; this one works
+    everywhere and may overshoot by what an app writes in a second.
+    """
+
+    def __init__(self, directory: Path, limit: int, on_excess: Callable[[], None]) -> None:
+        self._directory, self._limit, self._on_excess = directory, limit, on_excess
+        self.exceeded = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_EVERY, self._begin)
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while not self.exceeded:
+            if await asyncio.to_thread(usage_of, self._directory) > self._limit:
+                self.exceeded = True
+                self._on_excess()
+            else:
+                await asyncio.sleep(WATCH_EVERY)
