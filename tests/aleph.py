@@ -125,20 +125,23 @@ async def opened(directory: Path) -> AsyncIterator[Desk]:
 
 
 @contextlib.asynccontextmanager
+async def served(app: Any) -> AsyncIterator[str]:
+    """Serve an application on a port that the kernel chooses; give its URL."""
+    config = uvicorn.Config(app, ws="websockets-sansio", lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+    server, sock = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[sock])
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        await server.shutdown(sockets=[sock])
+
+
+@contextlib.asynccontextmanager
 async def _facade(directory: Path) -> AsyncIterator[tuple[Desk, str]]:
-    async with opened(directory) as desk:
-        config = uvicorn.Config(
-            Facade(desk.publisher, desk.ledger, desk.blobs),
-            ws="websockets-sansio", lifespan="off", log_config=None, timeout_graceful_shutdown=5,
-        )  # fmt: skip
-        server, sock = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
-        config.load()
-        server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[sock])
-        try:
-            yield desk, f"http://127.0.0.1:{sock.getsockname()[1]}"
-        finally:
-            await server.shutdown(sockets=[sock])
+    async with opened(directory) as desk, served(Facade(desk.publisher, desk.ledger, desk.blobs)) as url:
+        yield desk, url
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 class Signer:
     """A client that has a key of its own, for which a wallet vouches."""
 
-    wallet: Wallet = Wallet(1)
+    wallet: Wallet = field(default_factory=Wallet)
     key: EllipticCurvePrivateKey = field(default_factory=lambda: generate_private_key(SECP256R1()))
 
     @property

@@ -22,6 +22,12 @@ def layers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def aleph_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give one directory of layers for the whole run to nodes with Aleph programs, one after the other."""
+    return tmp_path_factory.mktemp("aleph-layers")
+
+
+@pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """Give a container engine; tests that need one are skipped where none can be had."""
     with ExitStack() as stack:

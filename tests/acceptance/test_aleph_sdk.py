@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uv
 
 from tests.aleph import serving_facade
+from tests.aleph_sdk import CLIENTS, install
 
-CLIENTS = Path(__file__).parents[1] / "clients"
 FILE = "2d3aaf35a9bbf666d3908000cdf581bf581f974a3697ac48955d9000ace2b58e"
 PROCESSED, PENDING, FORGOTTEN = (f"MessageStatus.{status}" for status in ("PROCESSED", "PENDING", "FORGOTTEN"))
 
@@ -21,18 +20,7 @@ PROCESSED, PENDING, FORGOTTEN = (f"MessageStatus.{status}" for status in ("PROCE
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the interpreter of an environment with the SDK."""
-    folder = tmp_path_factory.mktemp("sdk") / "env"
-    interpreter = folder / "bin" / "python"
-    for arguments in (
-        ("venv", "--quiet", "--python", "3.11", folder),
-        ("pip", "install", "--quiet", "--python", interpreter, "--requirement", CLIENTS / "aleph-sdk.txt"),
-    ):
-        done = subprocess.run(
-            [uv.find_uv_bin(), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"The SDK cannot be installed here: {done.stderr.strip()[-500:]}")
-    return interpreter
+    return install(tmp_path_factory.mktemp("sdk") / "env")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from tests.aleph_host import ECHO, ROOT, hosted
 
 pytestmark = pytest.mark.anyio
 
-RAW = ECHO
 WRAPPED_RAW = f"""{ECHO}
 class Wrapper:
     def __init__(self, http_app):
@@ -40,7 +39,7 @@ echo, app = app, Site().answer
 """
 
 
-@pytest.mark.parametrize("code", [RAW, WRAPPED_RAW, RAW_WITH_HELPERS, METHOD])
+@pytest.mark.parametrize("code", [ECHO, WRAPPED_RAW, RAW_WITH_HELPERS, METHOD])
 async def test_a_callable_of_the_programs_own_sees_the_path_below_its_root(tmp_path: Path, code: str) -> None:
     async with hosted(tmp_path, code) as host:
         below, top, own_host = await host.get("/a%2Fb"), await host.get("/"), await host.get("/a", root="")
@@ -153,14 +152,16 @@ async def test_frameworks_find_their_ways_below_a_root_and_make_links_with_it(
 
 
 async def test_an_older_starlette_gets_the_path_below_its_root(tmp_path: Path) -> None:
-    code = "import starlette._utils\ndel starlette._utils.get_route_path\n" + RAW.replace(
-        "async def app", "async def raw"
-    )
-    code += """
+    code = f"""{ECHO}
+import starlette._utils
 from starlette.applications import Starlette
+del starlette._utils.get_route_path
+raw = app
+
 class Old(Starlette):
     async def __call__(self, scope, receive, send):
         await raw(scope, receive, send)
+
 app = Old()
 """
     async with hosted(tmp_path, code) as host:
@@ -191,7 +192,14 @@ async def test_django_finds_its_way_below_a_root(tmp_path: Path) -> None:
     assert own_host.text == "7 /items/7 /items/7 /items/8"
 
 
-PACKAGE = "class App:\n    def __init__(self, answer): self.answer = answer\n    def __call__(self, *args): return self.answer(*args)"
+PACKAGE = """
+class App:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __call__(self, *args):
+        return self.answer(*args)
+"""
 
 
 async def test_an_unknown_framework_gets_the_whole_path(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _inside(application: Any, own: Own) -> Iterator[Any]:
 
 def _held(application: Any) -> Iterator[Any]:
     if isinstance(application, partial):
-        yield application.func
+        yield from (application.func, *application.args, *application.keywords.values())
     elif isinstance(application, FunctionType):
         yield from (application.__globals__.get(name) for name in application.__code__.co_names)
         yield from (cell.cell_contents for cell in application.__closure__ or () if _full(cell))
