@@ -1,17 +1,15 @@
 """The network's own SDK, unmodified as it is on PyPI, finds in this node what it knows of its network's nodes.
 
-Items 8, 10, 43, 44 and 46 of the acceptance checklist (contract, section 8), without the program that runs.
+Items 8, 10, 43, 44 and 46 of the acceptance checklist (contract, section 8).
 """
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.aleph import serving_facade
-from tests.aleph_sdk import CLIENTS, install
+from tests.aleph_node import aleph_node
+from tests.aleph_sdk import drive, install
 
 FILE = "2d3aaf35a9bbf666d3908000cdf581bf581f974a3697ac48955d9000ace2b58e"
 PROCESSED, PENDING, FORGOTTEN = (f"MessageStatus.{status}" for status in ("PROCESSED", "PENDING", "FORGOTTEN"))
@@ -24,15 +22,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def seen(python: Path, tmp_path_factory: pytest.TempPathFactory, aleph_layers: Path) -> dict[str, Any]:
     """Let the SDK do all it can, once; give what it saw."""
-    with serving_facade(tmp_path_factory.mktemp("ledger")) as (_, _, url):
-        done = subprocess.run(
-            [python, CLIENTS / "aleph_driver.py", url], capture_output=True, text=True, timeout=120, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    with aleph_node(tmp_path_factory.mktemp("node") / "data", layers=aleph_layers) as node:
+        return drive(python, "aleph_driver.py", node.url)
 
 
 def refused(answer: dict[str, Any], code: int) -> bool:
@@ -112,3 +105,12 @@ def test_what_is_forgotten_is_gone_and_a_program_keeps_its_files(seen: dict[str,
 
 def test_what_was_never_here_is_not_found(seen: dict[str, Any]) -> None:
     assert seen["unknown"]["error"] == seen["unknown status"]["error"] == "MessageNotFoundError"
+
+
+def test_a_program_runs_its_amended_code_and_is_gone_once_it_is_forgotten(seen: dict[str, Any]) -> None:
+    assert seen["read back"] is True
+    assert seen["queried"] is True
+    assert seen["first"] == [200, {"version": 1, "hash": True, "visits": 1, "greeting": "hello"}]
+    assert seen["second"] == [200, {"version": 1, "hash": True, "visits": 2, "greeting": "hello"}]
+    assert seen["amended"] == [200, {"version": 2, "hash": True, "visits": 3, "greeting": "hello"}]
+    assert seen["after that"] == 410

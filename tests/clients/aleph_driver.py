@@ -1,11 +1,14 @@
 """Drives a node with the real `aleph-sdk-python`, in whose environment this runs; prints what came of it as JSON."""
 
 import asyncio
+import io
 import json
 import sys
+import zipfile
 from collections.abc import Awaitable
 from typing import Any
 
+import aiohttp
 from aleph.sdk.chains.ethereum import ETHAccount
 from aleph.sdk.client import AuthenticatedAlephHttpClient
 from aleph.sdk.query.filters import MessageFilter, PostFilter
@@ -161,6 +164,59 @@ async def forgotten(client: AuthenticatedAlephHttpClient, post: Any, store: Any,
     seen["unknown status"] = await tried(client.get_message_status("ff" * 32))
 
 
+CODE = """
+import json, os
+from aleph.sdk.vm.app import AlephApp
+from aleph.sdk.vm.cache import VmCache
+from fastapi import FastAPI
+
+web = FastAPI()
+app = AlephApp(http_app=web)
+cache = VmCache()
+
+
+@web.get("/")
+async def index():
+    visits = int(await cache.get("visits") or 0) + 1
+    await cache.set("visits", str(visits))
+    return {"version": VERSION, "hash": app.vm_hash, "visits": visits, "greeting": os.environ["GREETING"]}
+"""
+
+
+def code(version: int) -> bytes:
+    """Zip a program that uses the SDK itself."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("main.py", f"VERSION = {version}\n{CODE}")
+    return buffer.getvalue()
+
+
+async def running(client: AuthenticatedAlephHttpClient, url: str, seen: dict[str, Any]) -> None:
+    """Store code, publish a program on it, call it, amend the code, call it, forget it, call it."""
+    store, _ = await client.create_store(file_content=code(1), channel=CHANNEL)
+    seen["read back"] = (await client.download_file(store.content.item_hash)) == code(1)
+    program, _ = await client.create_program(
+        program_ref=store.item_hash,
+        entrypoint="main:app",
+        runtime="63f07193e6ee9d207b7d1fcf8286f9aee34e6f12f101d2ec77c1229f92964696",
+        environment_variables={"GREETING": "hello"},
+        channel=CHANNEL,
+    )
+    seen["queried"] = (await client.get_message(program.item_hash)).content.code.ref == store.item_hash
+    async with aiohttp.ClientSession() as session:
+
+        async def ask() -> list[Any]:
+            async with session.get(f"{url}/vm/{program.item_hash}/") as answer:
+                document = await answer.json()
+                return [answer.status, {**document, "hash": document.get("hash") == program.item_hash}]
+
+        seen["first"], seen["second"] = await ask(), await ask()
+        await client.create_store(file_content=code(2), ref=store.item_hash, channel=CHANNEL)
+        seen["amended"] = await ask()
+        await client.forget([program.item_hash], reason="enough")
+        seen["after that"] = (await ask())[0]
+
+
 async def drive(url: str) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     async with AuthenticatedAlephHttpClient(ETHAccount(b"\1" * 32), api_server=url) as client:
@@ -172,6 +228,7 @@ async def drive(url: str) -> dict[str, Any]:
         await watched(client, seen)
         await pages(client, seen)
         await forgotten(client, post, store, seen)
+        await running(client, url, seen)
     return seen
 
 

@@ -1,4 +1,4 @@
-"""Controls a program with the real `aleph-sdk-python`, in whose environment this runs; prints what came of it as JSON."""
+"""Controls a program with the real `aleph-sdk-python`, in whose environment this runs; prints what came as JSON."""
 
 import asyncio
 import json

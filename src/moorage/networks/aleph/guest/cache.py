@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Self, TypeVar
@@ -61,11 +62,12 @@ class Cache:
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Self:
         """Open the cache of a directory, or make it; `clock` gives Unix seconds."""
-        with translated():
-            connection = connect(directory / FILE)
+        with translated(), ExitStack() as stack:
+            connection = stack.enter_context(closing(connect(directory / FILE)))
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
+            stack.pop_all()
         return cls(connection, clock)
 
     async def close(self) -> None:
