@@ -4,16 +4,19 @@ import contextlib
 import io
 import itertools
 import os
+import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from tests.aleph import Wallet, program
 from tests.serving import Served, serving
+
+T = TypeVar("T")
 
 RAW = """
 async def app(scope, receive, send):
@@ -97,6 +100,14 @@ class AlephNode:
     def log(self, item_hash: str) -> list[Any]:
         """Give the lines of a program's log, of all its versions."""
         return self.surface.registry.log_of(item_hash).lines()  # type: ignore[no-any-return]
+
+    def until(self, found: Callable[[], T], within: float = 30.0) -> T:
+        """Wait until something is so, and give what was found."""
+        deadline = time.monotonic() + within
+        while not (result := found()):
+            assert time.monotonic() < deadline, f"not so after {within} s"
+            time.sleep(0.01)
+        return result
 
     def processes(self) -> list[str]:
         """List the keys of programs that run."""

@@ -343,6 +343,10 @@ class Client:
 
         return self._node.read(ServiceState, "GET", route("services", key))
 
+    def ask(self, method: str, *parts: str, body: Mapping[str, JSON] | None = None) -> JSON:
+        """Ask what only one network's surface answers, `/v1/NETWORK/...` by its parts; waits as long as it takes."""
+        return self._node.call(method, route(*parts), json=body, timeout=None).json()
+
     def tokens(self) -> list[dict[str, Any]]:
         """List who has a token: name, operator, created_at."""
         return self._node.read(list[dict[str, Any]], "GET", "/v1/tokens")

@@ -463,6 +463,14 @@ class ProgramDied(MoorageError):
     blames_app = True
 
 
+class ProgramNotStarted(MoorageError):
+    """The program did not start."""
+
+    status = 502
+    hint = "See what it said with `moorage job logs JOB`."
+    blames_app = True
+
+
 class ProgramTimedOut(MoorageError):
     """The program did not answer in time."""
 

@@ -9,7 +9,11 @@ from tests.serving import serving
 def test_a_request_whose_head_never_ends_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as served:
         host, port = served.url.removeprefix("http://").split(":")
-        for start, more in ((b"GET /", b"x" * 65536), (b"GET / HTTP/1.1\r\n", b"X-Filler: " + b"y" * 8192 + b"\r\n")):
+        for start, more in (
+            (b"GET /", b"x" * 65536),
+            (b"GET / HTTP/1.1\r\n", b"X-Filler: " + b"y" * 8192 + b"\r\n"),
+            (b"GET / HTTP/1.1\r\nX-Filler: ", b"y" * 8192),
+        ):
             with socket.create_connection((host, int(port)), 10) as connection:
                 connection.sendall(start)
                 answer = b""

@@ -19,13 +19,15 @@ COPY = """
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    more = True
+    pieces, more = [], True
     while more:
         event = await receive()
         assert event["type"] == "http.request", event
+        pieces.append(event["body"])
         more = event["more_body"]
-        await send({"type": "http.response.body", "body": event["body"], "more_body": True})
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body"})
 """
 
@@ -231,7 +233,7 @@ async def test_answers_without_bodies_have_none_whatever_is_sent(
     tmp_path: Path, status: int, headers: list[tuple[bytes, bytes]]
 ) -> None:
     async with hosted(tmp_path, sending(status, [(b"etag", b"x"), *headers], b"hello")) as host:
-        reader, writer = await host.raw("GET /\nconnection: close")
+        reader, _ = await host.raw("GET /\nconnection: close")
         text = await reader.read()
     assert text.splitlines()[1:] == [b"etag: x", b"connection: close", b""]
     assert text.startswith(b"HTTP/1.1 %d " % status)

@@ -6,6 +6,7 @@ Item 48 of the acceptance checklist (section 8), route by route.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.types import Message, Scope
 
 from moorage.model.callers import LOCAL, Caller
 from moorage.networks.aleph.control import logs as logging
+from moorage.networks.aleph.ledger.records import Run
 from tests.aleph import Wallet
 from tests.aleph_control import NOW, Controlled, Signer, controlled
 
@@ -410,8 +412,9 @@ async def test_the_configuration_is_told(api: httpx.AsyncClient) -> None:
 
 async def test_a_run_is_told_to_its_owner_and_to_the_operator(node: Controlled) -> None:
     ref = await node.program(OWNER.wallet)
-    await node.desk.ledger.add_run("run-1", ref, "http", refs={NOWHERE: NOWHERE})
-    await node.desk.ledger.end_run("run-1", status=200)
+    begun = Run(run_id="run-1", item_hash=ref, trigger="http", started=1000.0, refs={NOWHERE: NOWHERE})
+    await node.desk.ledger.add_run(begun)
+    await node.desk.ledger.end_run(replace(begun, ended=1001.0, status=200))
     path, refused = "/about/runs/run-1", {400, 403}
     async with client(node, LOCAL) as operator, client(node, Caller(name="guest")) as guest:
         run = (await operator.get(path)).json()

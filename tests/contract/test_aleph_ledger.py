@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from moorage.errors import DatabaseTooNew, StoreUnavailable
 from moorage.networks.aleph.ledger import writes
 from moorage.networks.aleph.ledger.ledger import FILE, Ledger
 from moorage.networks.aleph.ledger.listing import Filter, Place
-from moorage.networks.aleph.ledger.records import Record
+from moorage.networks.aleph.ledger.records import Record, Run
 from tests.aleph import Desk, Wallet, opened
 
 pytestmark = pytest.mark.anyio
@@ -136,20 +137,25 @@ async def test_only_so_many_refusals_are_remembered(desk: Desk, monkeypatch: pyt
     assert remembered == [False, False, True, True, True]
 
 
-async def test_a_run_is_kept_until_newer_ones_take_its_place(desk: Desk) -> None:
-    for n in range(4):
-        await desk.ledger.add_run(f"run {n}", "ab" * 32, "http", refs={"a": "b"}, request={"path": "/"})
-    await desk.ledger.end_run("run 3", status=200, export={"file_hash": "cd" * 32})
-    await desk.ledger.forget_runs(keep_newest=2)
-    assert [desk.ledger.run(f"run {n}") is not None for n in range(4)] == [False, False, True, True]
-    run, other = desk.ledger.run("run 3"), desk.ledger.run("run 2")
-    assert run is not None
-    assert other is not None
-    assert (run.item_hash, run.trigger, run.status, run.refs) == ("ab" * 32, "http", 200, {"a": "b"})
-    assert (run.request, run.export) == ({"path": "/"}, {"file_hash": "cd" * 32})
-    assert run.ended is not None
-    assert run.started <= run.ended
-    assert (other.ended, other.status, other.export) == (None, None, None)
+async def test_a_run_is_kept_until_newer_ones_take_its_place(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writes, "MAX_RUNS", 2)
+    runs = [
+        Run(run_id=f"run {n}", item_hash="ab" * 32, trigger="http", started=1000.0 + n, refs={"a": "b"})
+        for n in range(4)
+    ]
+    for run in runs:
+        await desk.ledger.add_run(run)
+    told = {"request": {"path": "/"}, "response": {"size": 0}, "export": {"file_hash": "cd" * 32}}
+    ended = replace(runs[3], ended=1010.0, status=200, **told)
+    await desk.ledger.end_run(ended)
+    assert [desk.ledger.run(run.run_id) for run in runs] == [None, None, runs[2], ended]
+
+
+async def test_a_run_that_is_tried_again_is_one_run(desk: Desk) -> None:
+    first = Run(run_id="run", item_hash="ab" * 32, trigger="cron", started=1000.0, refs={})
+    await desk.ledger.add_run(first)
+    await desk.ledger.add_run(again := replace(first, started=1001.0))
+    assert desk.ledger.run("run") == again
 
 
 # What is stored is what was sent

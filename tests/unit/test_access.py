@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from moorage.api.access import Access, Tokens, Trusted, is_loopback, require_safe_address
 from moorage.errors import IdempotencyConflict, TokenRequired
+from moorage.networks.base import Surface
 from moorage.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -121,7 +122,7 @@ async def test_nobody_listens_beyond_loopback_without_a_token(tokens: Tokens) ->
 
 async def test_a_networks_own_rules_let_its_clients_in_as_nobody_in_particular(tokens: Tokens) -> None:
     await tokens.add("alice", operator=True)
-    gate = Access(whoami, tokens=tokens, host="0.0.0.0", admits=[lambda scope: scope["path"] == "/job"])
+    gate = Access(whoami, [Surface(admits=lambda scope: scope["path"] == "/job")], tokens=tokens, host="0.0.0.0")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://node.example") as http:
         assert (await http.post("/job")).json() == {"name": "guest", "operator": False}
         assert (await http.post("/v1/jobs")).status_code == 401

@@ -4,10 +4,9 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -16,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from moorage.api.problems import problem
 from moorage.errors import ForeignHost, ForeignOrigin, MoorageError, TokenRequired, Unauthorized
 from moorage.model.callers import LOCAL, NODE_USER, Caller
+from moorage.networks.base import Surface
 from moorage.store.base import Store, Token
 
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::\d+)?")
-Admits = Callable[[Mapping[str, Any]], bool]
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 GUEST = Caller(name="guest")
 """Whom a network's own rules have let in; its routes say for themselves in whose name they act."""
@@ -78,11 +77,12 @@ class Access:
 
     On loopback, while there are no tokens, every request is the operator's if its Host is a loopback name (so that
     no foreign web page reaches the node under a name of its own) and, when it changes something, its Origin is ours.
-    Otherwise a token is needed, or a network whose own rules (`admits`) let the request in.
+    What answers for itself (`Surface.visits`) is open to pages of any Origin then, also by its own Host.
+    Otherwise a token is needed, or a network whose own rules (`Surface.admits`) let the request in.
     """
 
-    def __init__(self, app: ASGIApp, admits: Sequence[Admits] = (), *, tokens: Tokens, host: str) -> None:
-        self._app, self._tokens, self._admits = app, tokens, admits
+    def __init__(self, app: ASGIApp, surfaces: Sequence[Surface] = (), *, tokens: Tokens, host: str) -> None:
+        self._app, self._tokens, self._surfaces = app, tokens, surfaces
         self._loopback = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,29 +95,37 @@ class Access:
             await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
-        for admits in self._admits:
-            if admits(scope):
-                return GUEST
+        if any(each.admits is not None and each.admits(scope) for each in self._surfaces):
+            return GUEST
         headers = Headers(scope=scope)
-        if (authorization := headers.get("authorization")) is not None:
-            return await self._tokens.caller(authorization)
-        if not self._loopback or await self._tokens.exist():
+        trusting = self._loopback and not await self._tokens.exist()
+        visit = trusting and any(each.visits is not None and each.visits(scope) for each in self._surfaces)
+        if not visit and (authorization := headers.get("authorization")) is not None:
+            caller = await self._tokens.caller(authorization)
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"authorization"]
+            return caller  # and whoever answers never learns the token
+        if not trusting:
             raise Unauthorized
         host = headers.get("host", "")
-        if not _names_loopback(host):
+        if not _names_loopback(host) and not (visit and self._claimed(scope)):
             raise ForeignHost(f"This node is not {host or 'without a name'}.")
+        if visit:
+            return GUEST
         if scope["method"] not in SAFE and not _same_origin(headers.get("origin"), host):
             raise ForeignOrigin(f"A page of {headers['origin']} may not change anything here.")
         return LOCAL
+
+    def _claimed(self, scope: Scope) -> bool:
+        return any(each.claims is not None and each.claims(scope) for each in self._surfaces)
 
 
 class Trusted:
     """Lets every request through as the operator's: for the Unix socket that only the node's user can open.
 
-    The rules of networks (`admits`) let in nobody who is not in already.
+    The rules of networks let in nobody who is not in already.
     """
 
-    def __init__(self, app: ASGIApp, admits: Sequence[Admits] = ()) -> None:
+    def __init__(self, app: ASGIApp, surfaces: Sequence[Surface] = ()) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moorage import __version__
 from moorage.api import apps, blobs, events, jobs, metrics, node, problems, results, services
-from moorage.api.access import Admits, Tokens
+from moorage.api.access import Tokens
 from moorage.api.guard import Guard
 from moorage.api.routing import BODIES
 from moorage.networks.base import Surface
@@ -47,25 +47,26 @@ def create_app(served: Node) -> FastAPI:
 class Front:
     """Sends each request to whom it is for: a network's own application, or that of the node.
 
-    `gate` stands before each of them; it is told which rules of networks let requests in there.
+    `gate` stands before each of them; it is told whose rules count there.
     """
 
     def __init__(
-        self, app: FastAPI, surfaces: Sequence[Surface], gate: Callable[[ASGIApp, Sequence[Admits]], ASGIApp]
+        self, app: FastAPI, surfaces: Sequence[Surface], gate: Callable[[ASGIApp, Sequence[Surface]], ASGIApp]
     ) -> None:
         self._stopping = asyncio.ensure_future(app.state.stopping.wait())
-        self._app = gate(app, [each.admits for each in surfaces if each.app is None and each.admits is not None])
-        self._others = [
-            (each, gate(Guard(each.app, app.state.metrics), [each.admits] if each.admits is not None else []))
-            for each in surfaces
-            if each.app is not None
+        self._app = gate(app, [each for each in surfaces if each.app is None])
+        others = [
+            (each, gate(Guard(each.app, app.state.metrics), [each])) for each in surfaces if each.app is not None
         ]
+        # What is claimed belongs to one network as a whole, whatever paths another has.
+        self._ways = [(each.claims, other) for each, other in others if each.claims is not None]
+        self._ways += [(each.answers, other) for each, other in others]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         scope["moorage.stopping"] = self._stopping
-        for surface, other in self._others:
-            if surface.answers(scope):
+        for leads, other in self._ways:
+            if leads(scope):
                 await other(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -33,6 +33,12 @@ class Link:
         self.on_lost: Callable[[], object] | None = None
         """Called when the client is gone; whoever answers sets it, and it holds until the answer is complete."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the client is gone."""
+        gone: bool = self._server.transport.is_closing()
+        return gone
+
     def abort(self) -> None:
         """Break the connection off, so that nobody takes half an answer for a whole one."""
         transport = self._leave()

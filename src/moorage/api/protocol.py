@@ -21,7 +21,15 @@ class Protocol(HttpToolsProtocol):
         """Begin."""
         self._joined = _Joined(transport, self.loop)
         self._link = Link(self)
+        self._fed = 0
         super().connection_made(self._joined)  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the parser tells of no header before its end, so that one without an end is seen here only."""
+        self._fed += len(data)
+        super().data_received(data)
+        if self._fed > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long")
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -38,6 +46,16 @@ class Protocol(HttpToolsProtocol):
         """Take a header."""
         self._count(len(name) + len(value))
         super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._fed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._fed = 0
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever answers that the client is gone."""

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from moorage.cli.options import help_of
-from moorage.cli.render import out, print_facts, print_grid, print_json, printable
-from moorage.errors import USAGE, SourceNotFound
+from moorage.cli.render import out, print_facts, print_grid, print_json, print_table, printable
+from moorage.cli.session import connect
+from moorage.errors import USAGE, BadUsage, SourceNotFound
 
 if TYPE_CHECKING:
     from moorage.networks.aleph.explain import Explanation, Proof
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 SHOWN = 72
 """Characters of a value that a person sees; --json has it whole."""
 
-aleph = Commands(name="aleph", help="Show what Aleph's messages mean.")
+DIFFERENT = 1
+"""Exit status where a run that was made again came to something else."""
+
+aleph = Commands(name="aleph", help="What only Aleph's messages and programs have.")
+
+Json = Annotated[bool, help_of("Print one JSON document.")]
 
 
 @aleph.command
@@ -34,7 +40,7 @@ def explain(
     ],
     /,
     *,
-    json: Annotated[bool, help_of("Print one JSON document.")] = False,
+    json: Json = False,
 ) -> int:
     """Tell what a message means, field by field, or all that is wrong with it. Needs no node.
 
@@ -48,6 +54,58 @@ def explain(
     else:
         _show(explanation)
     return USAGE if explanation.problems else 0
+
+
+@aleph.command
+def post(
+    kind: Annotated[str, Parameter(name="TYPE", help="Type of the POST, as its author chooses it.")],
+    content: Annotated[str, Parameter(name="JSON", help="What it says, as JSON.", allow_leading_hyphen=True)],
+    /,
+    *,
+    channel: Annotated[str | None, help_of("Channel of the message.")] = None,
+    json: Json = False,
+) -> None:
+    """Publish a POST on this node, signed with its key: programs that subscribed to such messages get it.
+
+    While no server runs it only waits for the next one.
+    """
+    try:
+        body = {"type": kind, "content": json_text.loads(content), "channel": channel}
+    except ValueError as error:
+        hint = """Quote it for the shell: '{"key": 1}', or '"text"'."""
+        raise BadUsage(f"{content!r} is not valid JSON: {error}", hint=hint) from None
+    with connect() as client:
+        published = client.ask("POST", "aleph", "posts", body=body)
+    if json:
+        print_json(published)
+    else:
+        out().print(published["item_hash"])
+
+
+@aleph.command
+def replay(
+    run: Annotated[str, help_of("Id of a run: a response names it in Aleph-Run-Id; a run of a trigger has its job's.")],
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """Make a run of a program again, with exactly the files it had, and compare what comes of it.
+
+    It runs in an instance of its own. Persistent volumes begin as those of a new program and are removed afterwards;
+    the cache is the program's own, and messages that it publishes are published.
+    Exit status: 0 the same came of it, 1 something else.
+    """
+    with connect() as client:
+        found = client.ask("POST", "aleph", "runs", run, "replay")
+    if json:
+        print_json(found)
+    else:
+        rows = [
+            (each["name"], each["recorded"], each["again"], "equal" if each["equal"] else "different")
+            for each in found["compared"]
+        ]
+        print_table(("", "RECORDED", "AGAIN", ""), rows, empty="")
+    return 0 if found["equal"] else DIFFERENT
 
 
 def _read(name: str) -> bytes:

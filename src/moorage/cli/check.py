@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from moorage.cli.ending import fetch, show_ending
-from moorage.cli.options import JobOptions, Source, help_of
+from moorage.cli.options import JobOptions, OneRequest, Source, help_of
 from moorage.cli.render import Progress, out, print_grid, print_json, print_next, printable
-from moorage.cli.run import warn_of_no_isolation
+from moorage.cli.run import serves_requests, warn_of_no_isolation
 from moorage.cli.session import connect
 from moorage.cli.watch import exit_status, to_stderr, watch
 from moorage.errors import APP
@@ -28,6 +28,7 @@ def check(
     options: JobOptions | None = None,
     network: Annotated[str | None, help_of("Network of the app, if it is not recognised.")] = None,
     name: Annotated[str | None, help_of("Name of the app; by default that of its source.")] = None,
+    request: OneRequest = None,
     json: Annotated[bool, help_of("Print one JSON document, and nothing else on standard output.")] = False,
 ) -> int:
     """Find out whether an app keeps its network's contract: add it if need be, try it, judge what it does.
@@ -37,11 +38,12 @@ def check(
     """
     from moorage.cli.intake import ensure_app
 
-    request = (options or JobOptions()).check()
+    asked = (options or JobOptions()).check(request=request)
     with connect(working=True) as client, Progress(quiet=json) as progress:
-        warn_of_no_isolation(client, request.isolation)
+        warn_of_no_isolation(client, asked.isolation)
         app = ensure_app(client, str(source), network=network, name=name, progress=progress)
-        job = watch(client, request.submit(client, app, mode="check"), progress, *([] if json else [to_stderr]))
+        serves_requests(app, request)
+        job = watch(client, asked.submit(client, app, mode="check"), progress, *([] if json else [to_stderr]))
         ending = fetch(client, app, job, None)
     findings = job.value or []
     counts = _counts(findings)

@@ -30,7 +30,7 @@ COMMANDS = {
     "app": "Add, show and publish apps.",
     "job": "Submit, watch and fetch jobs.",
     "service": "Show what runs long and is shared by jobs, such as containers.",
-    "aleph": "Show what Aleph's messages mean.",
+    "aleph": "What only Aleph's messages and programs have.",
     "doctor": "Tell what this machine can and cannot enforce, and how to mend it.",
     "token": "Make and remove the tokens by which other machines reach the node.",
     "completion": "Print the completion script of a shell.",

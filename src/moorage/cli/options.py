@@ -26,6 +26,14 @@ Source = Annotated[
 """Always given as text, since a Path of a URL would be another URL; the Path is for the completion of file names."""
 
 
+OneRequest = Annotated[
+    str | None,
+    help_of(
+        "One request, such as 'GET /path', to an app that is served; its headers and body go into --set or --data."
+    ),
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
@@ -53,20 +61,22 @@ class JobOptions:
     ] = ()
 
     def check(self, *, request: str | None = None) -> "Request":
-        """Read everything that can be wrong without a node; `request` goes along with `--data`.
+        """Read everything that can be wrong without a node; `request` goes along with `--set` or `--data`.
 
         Raises BadUsage, SourceNotFound, FileBadPath, FileDuplicate.
         """
         if self.set and self.data is not None:
             raise BadUsage("--set and --data cannot be given together.", hint="Put all arguments into --data.")
-        parameters = inputs.data(self.data)
-        if request is not None:
-            parameters = {**(parameters or {}), **inputs.settings(self.set), "request": request}
+        parameters, settings = inputs.data(self.data), inputs.settings(self.set)
+        if request is not None and parameters is not None:
+            parameters = {**parameters, "request": request}
+        elif request is not None:
+            settings["request"] = request
         limits = {"cpus": self.cpus, "memory": self.memory, "disk": self.disk}
         return Request(
             inputs=inputs.input_files(self.input),
             options={
-                "settings": inputs.settings(self.set) if self.set and request is None else None,
+                "settings": settings or None,
                 "parameters": parameters,
                 "limits": {name: value for name, value in limits.items() if value is not None},
                 "timeouts": {} if self.timeout is None else {"execution": self.timeout},

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from moorage.cli.ending import fetch, show_ending
-from moorage.cli.options import JobOptions, Request, Source, help_of
+from moorage.cli.options import JobOptions, OneRequest, Request, Source, help_of
 from moorage.cli.render import Progress, print_json, print_warning
 from moorage.cli.session import connect
 from moorage.cli.watch import Captured, Shown, Write, exit_status, to_stderr, watch
@@ -26,14 +26,13 @@ def run(
         bool,
         help_of("Ask for the answer as it comes, where the network can; with --json it is shown on standard error."),
     ] = False,
-    request: Annotated[
-        str | None,
-        help_of("One request, such as 'GET /path', to an app that is served; without any it is served until Ctrl-C."),
-    ] = None,
+    request: OneRequest = None,
     json: Annotated[bool, help_of("Print one JSON document, and nothing else on standard output.")] = False,
     quiet: Annotated[bool, help_of("Show only what the app writes, and errors.")] = False,
 ) -> int:
     """Run an app once: add it if need be, submit a job, show what it says, fetch what it leaves.
+
+    An app that answers requests is served until Ctrl-C, which is its success, unless it is asked something.
 
     Exit status: 0 the job succeeded, 1 the app failed, 2 bad usage or bad source, 3 the node could not run it,
     130 interrupted or cancelled.
@@ -48,7 +47,8 @@ def run(
     with connect(working=True) as client, Progress(quiet=quiet or json) as progress:
         warn_of_no_isolation(client, asked.isolation)
         app = ensure_app(client, str(source), network=network, name=name, progress=progress)
-        job = asked.submit(client, app, mode=_mode(app, asked, stream=stream))
+        serves = serves_requests(app, request)
+        job = asked.submit(client, app, mode=_mode(asked, stream=stream, serves=serves))
         job = watch(client, job, progress, *writes)
         ending = fetch(client, app, job, out)
     if json:
@@ -59,12 +59,20 @@ def run(
     return exit_status(job)
 
 
-def _mode(app: App, asked: Request, *, stream: bool) -> Mode:
+def serves_requests(app: App, request: str | None) -> bool:
+    """Tell whether an app answers requests. Raises BadUsage if one is made to an app that does not."""
     from moorage.networks.base import installed_networks
 
+    serves = installed_networks()[app.network].serves
+    if request is not None and not serves:
+        raise BadUsage(f"{app.name} answers no requests: it is an app of {app.network}.", hint="Leave --request out.")
+    return serves
+
+
+def _mode(asked: Request, *, stream: bool, serves: bool) -> Mode:
     if stream:
         return "stream"
-    return "serve" if installed_networks()[app.network].serves and not asked.says_something else "run"
+    return "serve" if serves and not asked.says_something else "run"
 
 
 def warn_of_no_isolation(client: Client, isolation: str | None) -> None:

@@ -77,7 +77,8 @@ def watch(client: Client, job: Job, progress: Progress, *writes: Write) -> Job:
         progress.clear()
         with contextlib.suppress(JobFinished):
             client.cancel(job.id)
-        note("Cancelling the job; Ctrl-C again leaves it to the node.")
+        doing = "Stopping the app" if job.spec.mode == "serve" else "Cancelling the job"
+        note(f"{doing}; Ctrl-C again leaves it to the node.")
         return client.wait_job(job.id, timeout=PATIENCE)
 
 

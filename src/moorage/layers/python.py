@@ -54,6 +54,11 @@ class PythonRuntime:
     """The interpreter to start."""
 
     @property
+    def portable(self) -> bool:
+        """Whether the interpreter is among the mounts: else it is the machine's own, which only its /usr has."""
+        return len(self.mounts) > 1
+
+    @property
     def env(self) -> dict[str, str]:
         """Give the variables that a process in this environment is started with."""
         return {

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from socket import socket
+from socket import SOCK_STREAM, SocketKind, socket
 from typing import Any, Literal, Protocol
 
 from moorage.blobs.base import Blobs
@@ -124,17 +124,26 @@ class Services(Protocol):
         it starts, and says why at once while it has failed.
         """
 
-    async def stop(self, key: str, *, kill: bool = False) -> bool:
-        """Stop a service and wait for its end; tell whether it ran. It is no longer kept, and starts when needed.
+    async def stop(self, key: str) -> bool:
+        """Stop a service and wait for its end; tell whether it ran. It is no longer kept, and starts when needed."""
 
-        `kill` gives it no time to end by itself.
-        """
+    async def kill(self, key: str) -> None:
+        """End what runs of a service at once, and wait for that; it starts anew when needed, or if it is kept."""
 
     def retire(self, key: str) -> None:
         """Stop a service for good as soon as nobody holds it."""
 
+    async def connect(self, key: str, port: int, kind: SocketKind = SOCK_STREAM) -> socket:
+        """Connect to any port in the network of a service that runs; give a socket that does not block.
+
+        Raises ServiceUnavailable when nothing takes it; a datagram socket learns that later.
+        """
+
     def state(self, key: str) -> ServiceState | None:
         """Tell of a service that was needed or kept; None of any other."""
+
+    async def load(self, key: str) -> Load:
+        """Tell what a service uses now: nothing if it does not run."""
 
 
 class Children(Protocol):
@@ -211,6 +220,10 @@ class Port(Protocol):
     @property
     def directory(self) -> Path:
         """A private directory of the network, as durable as the store."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the operator lets apps use."""
 
     @property
     def services(self) -> Services:
@@ -301,6 +314,18 @@ class Port(Protocol):
         Raises SandboxUnavailable.
         """
 
+    async def image(self, name: str) -> str:
+        """Have an image of the container engine, pulled if need be; give its id, which differs with its content.
+
+        Raises SandboxUnavailable.
+        """
+
+    async def export(self, image: str, target: Path) -> None:
+        """Write the files of an image that `image` gave as the tar `target`; nothing of it is run.
+
+        Raises SandboxUnavailable.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -329,6 +354,9 @@ class Surface:
     """Paths that end in `/`; it answers all below them, too."""
     claims: Callable[[Mapping[str, Any]], bool] | None = None
     """Tells of a request (its ASGI scope) whether it is for the application whatever its path, as by its host."""
+    visits: Callable[[Mapping[str, Any]], bool] | None = None
+    """Tells of a request (its ASGI scope) to the application whether it is for what answers for itself, as any website
+    does: where nobody needs a token, pages of every origin may make it, and its Authorization is none of the node's."""
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
     close: Callable[[], Awaitable[None]] | None = None
@@ -338,10 +366,9 @@ class Surface:
     there is an `app`, of requests to that and of no others."""
 
     def answers(self, scope: Mapping[str, Any]) -> bool:
-        """Tell whether the application answers a request."""
+        """Tell whether the application answers a request, by its path."""
         path = scope["path"]
-        named = path in self.paths or path.startswith(self.below)
-        return named or (self.claims is not None and self.claims(scope))
+        return path in self.paths or path.startswith(self.below)
 
 
 class Network(Protocol):

@@ -186,7 +186,7 @@ class Apps:
             requirements=requirements.name,
             tree=requirements.parent,
             tree_digest="",
-            progress=lambda line: log.info("python environment", message=line),
+            progress=lambda _: None,
         )
         return self._pythons.path(name)
 

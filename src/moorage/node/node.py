@@ -81,6 +81,7 @@ class Node:
         self.feed = Feed(store)
         owner = SANDBOX_UID if os.geteuid() == 0 else None
         self.blobs = LocalBlobs(self.directory.blobs, owner=owner)
+        self.docker = docker
         self.services = LocalServices(sandboxes, docker, config.isolation)
         self.apps = Apps(
             store=store,

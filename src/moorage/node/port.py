@@ -37,6 +37,11 @@ class NetworkPort:
         return self._node.directory.of_network(self._network)
 
     @property
+    def memory(self) -> int:
+        """Bytes that the operator lets apps use."""
+        return self._node.config.memory
+
+    @property
     def services(self) -> Services:
         """Long-running instances of apps."""
         return self._node.services
@@ -132,6 +137,14 @@ class NetworkPort:
     async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
         """Start a process of the network's own."""
         return await self._node.start(spec, output=output)
+
+    async def image(self, name: str) -> str:
+        """Have an image of the container engine; give its id."""
+        return await self._node.docker.image(name)
+
+    async def export(self, image: str, target: Path) -> None:
+        """Write the files of an image as a tar."""
+        await self._node.docker.export(image, target)
 
     def watch(self, subject: str) -> AsyncIterator[Event]:
         """Iterate over the events of a job or app as they come, from the first on."""

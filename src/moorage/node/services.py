@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from socket import AF_UNIX, SOCK_STREAM, socket
+from socket import AF_UNIX, SOCK_STREAM, SocketKind, socket
 
 import structlog
 
@@ -75,12 +75,15 @@ class _Service:
             self.spec.output(stream, chunk)
 
     async def connect(self) -> socket:
+        return await self.reach(None, SOCK_STREAM)
+
+    async def reach(self, port: int | None, kind: SocketKind) -> socket:
         if self.process is None:
             raise ServiceUnavailable(f"Service {self.spec.key} does not run.")
         try:
-            if self.listener is not None:
+            if port is None and self.listener is not None:
                 return _connected(self.listener)
-            return await self.process.connect(self.spec.port)
+            return await self.process.connect(port or self.spec.port, kind)
         except OSError as error:
             raise ServiceUnavailable(f"Service {self.spec.key} takes no connection: {error.strerror}.") from error
 
@@ -127,7 +130,7 @@ class LocalServices:
                 service.become("starting")
             service.keeper = asyncio.ensure_future(self._keep(service))
 
-    async def stop(self, key: str, *, kill: bool = False) -> bool:
+    async def stop(self, key: str) -> bool:
         """Stop a service and wait for its end; tell whether it ran."""
         service = self._services.get(key)
         if service is None:
@@ -140,11 +143,17 @@ class LocalServices:
             await asyncio.gather(service.start, return_exceptions=True)
         ran = service.state in RUNS
         self._stop(service)
-        if kill and service.process is not None:
-            service.process.kill()
         if service.ended is not None:
             await asyncio.shield(service.ended)
         return ran
+
+    async def kill(self, key: str) -> None:
+        """End what runs of a service at once, and wait for that."""
+        service = self._services.get(key)
+        if service is None or service.process is None or service.ended is None:
+            return
+        service.process.kill()
+        await asyncio.shield(service.ended)
 
     def retire(self, key: str) -> None:
         """Stop a service for good as soon as nobody holds it."""
@@ -157,6 +166,15 @@ class LocalServices:
             service.keeper = None
         if not service.leases:
             self._stop_later(service)
+
+    async def connect(self, key: str, port: int, kind: SocketKind = SOCK_STREAM) -> socket:
+        """Connect to any port in the network of a service that runs.
+
+        Raises ServiceUnavailable.
+        """
+        if key not in self._services:
+            raise ServiceUnavailable(f"Service {key} does not run.")
+        return await self._services[key].reach(port, kind)
 
     def states(self) -> tuple[ServiceState, ...]:
         """Tell of every service that was ever needed."""
@@ -171,6 +189,10 @@ class LocalServices:
     def state(self, key: str) -> ServiceState | None:
         """Tell of one service."""
         return _state(self._services[key]) if key in self._services else None
+
+    async def load(self, key: str) -> Load:
+        """Tell what a service uses now."""
+        return await _load(self._services[key]) if key in self._services else Load()
 
     async def close(self) -> None:
         """Stop every service."""

@@ -71,6 +71,24 @@ class Docker:
         container.when_over(lambda: self._running.discard(container))
         return container
 
+    async def image(self, name: str) -> str:
+        """Have an image, as `start` does; give its id, which differs wherever its content does.
+
+        Raises SandboxUnavailable.
+        """
+        engine = await self._opened()
+        await engine.fetch(ImageSpec(image=name, name=""), lambda _: None)
+        return await engine.identity(name)
+
+    async def export(self, image: str, target: Path) -> None:
+        """Write the files of an image, which `image` gave, as the tar `target`; nothing of it is run.
+
+        Raises SandboxUnavailable.
+        """
+        engine = await self._opened()
+        self._watch(engine.url)
+        await engine.export(image, target)
+
     async def reap(self) -> int:
         """Remove all containers and networks that an earlier node left; return how many containers.
 

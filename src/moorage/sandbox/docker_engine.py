@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import aiodocker
@@ -24,6 +25,8 @@ OLDEST = (1, 40)
 """The API of Docker 19.03, the first that knows GPUs."""
 ANSWER, WORK = 10.0, 120.0
 """Seconds that the engine may take to say who it is, and to do anything but pulling an image."""
+UNLIMITED = aiohttp.ClientTimeout(total=None, sock_read=WORK)
+CHUNK = 1 << 20
 TELL_EVERY = 1.0
 """Seconds between two words on how far an image was pulled."""
 NAME = "moorage.name"
@@ -108,6 +111,24 @@ class Engine:
                 await container.discard()
                 raise
             return container
+
+    async def identity(self, image: str) -> str:
+        """Give the id of an image that is here, which differs wherever its content does."""
+        with _trouble(self.url, f"Image {image} cannot be looked at"):
+            return str((await self._client.images.inspect(image))["Id"])
+
+    async def export(self, image: str, target: Path) -> None:
+        """Write the files of an image that is here as the tar `target`; nothing of it is run."""
+        with _trouble(self.url, f"The files of image {image} cannot be had"):
+            config = {"Image": image, "Cmd": ["-"], "Labels": self._labels, "HostConfig": {"NetworkMode": "none"}}
+            container = await self._client.containers.create(config)
+            try:
+                async with self._client._query(f"containers/{container.id}/export", timeout=UNLIMITED) as answer:
+                    with target.open("wb") as file:
+                        async for chunk in answer.content.iter_chunked(CHUNK):
+                            file.write(chunk)
+            finally:
+                await remove(container)
 
     async def _check_version(self) -> None:
         with _trouble(self.url, "The engine does not tell its version"):

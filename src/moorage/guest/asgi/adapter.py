@@ -1,6 +1,7 @@
 """The application that uvicorn calls: it takes what the node says about a request, and calls the program with it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from . import output
 from .conversation import Conversation
@@ -59,12 +60,17 @@ class Adapter:
 
 
 def _server(scope: Scope, scheme: str) -> tuple[str, int] | None:
-    """Read the host and port that a request is for."""
-    name = next((value for name, value in scope["headers"] if name == b"host"), None)
-    if name is None:
-        return None
-    text = name.decode("latin-1")
+    """Find the host and port that a request is for."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            return _host_and_port(value, scheme)
+    return None
+
+
+@lru_cache
+def _host_and_port(value: bytes, scheme: str) -> tuple[str, int]:
+    text = value.decode("latin-1")
     host, _, port = text.rpartition(":")
-    if not port.isdecimal():  # or it is the end of an IPv6 address
+    if not port.isdecimal():  # there is none, or it is the end of an IPv6 address
         return text.strip("[]:"), PORTS[scheme]
     return host.strip("[]"), int(port)

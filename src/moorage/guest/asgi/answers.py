@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from . import output
-from .program import Message, Send
+from .program import Send
 
 ERROR = b"moorage-error"
 """Header that tells the node that the program did not answer, and why."""
@@ -20,23 +20,16 @@ class Answer:
     why: Why
     text: str
 
-    def messages(self, kind: str) -> tuple[Message, Message]:
-        """Give it as events of ASGI, of `http` or `websocket.http`."""
+    async def send(self, send: Send, kind: str = "http") -> None:
+        """Send it to who made a request, or would have liked a websocket (`websocket.http`)."""
         body = self.text.encode()
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
             (ERROR, self.why.encode()),
         ]
-        return (
-            {"type": f"{kind}.response.start", "status": self.status, "headers": headers},
-            {"type": f"{kind}.response.body", "body": body},
-        )
-
-    async def send(self, send: Send, kind: str = "http") -> None:
-        """Send it."""
-        for message in self.messages(kind):
-            await send(message)
+        await send({"type": f"{kind}.response.start", "status": self.status, "headers": headers})
+        await send({"type": f"{kind}.response.body", "body": body})
 
 
 LATE = Answer(status=504, why="timeout", text="Program did not respond within `resource.seconds`")

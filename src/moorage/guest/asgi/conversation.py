@@ -14,7 +14,7 @@ class Conversation:
     """The call of the program for one websocket; it must accept or refuse it in time."""
 
     def __init__(self, send: Send, run_id: str, seconds: float, *, public: bool) -> None:
-        self._send, self._run, self._public = send, run_id, public
+        self._send, self._run_id, self._public = send, run_id, public
         self._last: str | None = None
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(seconds, self._expire)
@@ -36,7 +36,7 @@ class Conversation:
             assert self._task is not None
             if self._task.cancelling():  # late, or the host ends
                 return
-            await self._end(failure(error, self._run, public=self._public))
+            await self._end(failure(error, self._run_id, public=self._public))
         else:
             if self._last is None:
                 await self._end(SILENT)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from . import output
@@ -34,24 +34,8 @@ class Exchange:
     before it gives way to others: if that is to send the whole body, its length can be told.
     """
 
-    __slots__ = (
-        *(
-            "_alive",
-            "_begun",
-            "_bodiless",
-            "_complete",
-            "_connection",
-            "_for_head",
-            "_held",
-            "_helper",
-            "_loop",
-            "_outputs",
-        ),
-        *("_overdue", "_public", "_run", "_seconds", "_send", "_start", "_task", "_timer"),
-    )
-
     def __init__(self, connection: Connection, send: Send, run_id: str, seconds: float, *, public: bool) -> None:
-        self._connection, self._send, self._run = connection, send, run_id
+        self._connection, self._send, self._run_id = connection, send, run_id
         self._seconds, self._public = seconds, public
         self._loop = asyncio.get_running_loop()
         self._alive = self._loop.time()
@@ -104,13 +88,17 @@ class Exchange:
         if status in BODILESS:
             self._bodiless = True
             headers = [(name, value) for name, value in headers if name.lower() not in FRAMING]
-            message = {**message, "headers": headers}
-        if status != 500 and (self._bodiless or any(name.lower() in FRAMING for name, _ in headers)):
+        message = {**message, "headers": headers}
+        if status != 500 and (self._bodiless or _is_framed(headers)):
             self._begun = True
             await self._send(message)
             return
         self._start = message
         if status != 500:
+            self._loop.call_soon(self._begin_now)
+
+    def _begin_now(self) -> None:
+        if self._start is not None:
             self._help(self._begin)
 
     async def _begin(self) -> None:
@@ -150,8 +138,8 @@ class Exchange:
 
     def _sized(self, start: Message, body: Message) -> Message:
         """Tell how long a body is that is whole; the program may have said so itself."""
-        headers, size = start.get("headers", ()), len(body.get("body", b""))
-        if any(name.lower() in FRAMING for name, _ in headers) or self._bodiless or (self._for_head and not size):
+        headers, size = start["headers"], len(body.get("body", b""))
+        if _is_framed(headers) or self._bodiless or (self._for_head and not size):
             return start
         return {**start, "headers": [*headers, (b"content-length", b"%d" % size)]}
 
@@ -180,7 +168,7 @@ class Exchange:
             if not self._overdue:
                 self._connection.transport.abort()
             return
-        answer = failure(error, self._run, public=self._public)
+        answer = failure(error, self._run_id, public=self._public)
         if self._overdue or self._complete:
             return
         if self._begun:
@@ -195,6 +183,7 @@ class Exchange:
         elif self._overdue or self._complete or self._connection.transport.is_closing():
             return
         elif self._begun or self._start is not None:
+            self._start = None
             output.say("The answer is broken off: the program returned before it was complete.")
             self._connection.transport.abort()
         elif self._outputs is not None:
@@ -205,3 +194,10 @@ class Exchange:
 
     def _help(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._helper = self._loop.create_task(work())
+
+
+def _is_framed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    for name, _ in headers:  # noqa: SIM110 - `any` takes twice as long
+        if name.lower() in FRAMING:
+            return True
+    return False

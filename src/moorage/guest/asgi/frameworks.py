@@ -10,6 +10,8 @@ KNOWN = frozenset({"blacksheep", "django", "falcon", "fastapi", "litestar", "qua
 """Packages of frameworks."""
 HELPERS = frozenset({"starlette.config", "starlette.responses"})
 """Modules whose objects can be called, too, but find no way by a path."""
+DEEPEST = 32
+"""Wrappers that are looked through: some answer to every name."""
 
 Own = Callable[[str], bool]
 """Tells whether a module is the program's own code."""
@@ -35,11 +37,11 @@ def wants_whole_path(framework: str | None) -> bool:
 
 def _unwrapped(application: Any) -> Any:
     """Follow the attributes by which wrappers name what they wrap."""
-    seen = []
-    while _known(application) is None or _is_middleware(application):
-        seen.append(application)
+    for _ in range(DEEPEST):
+        if _known(application) is not None and not _is_middleware(application):
+            break
         inner = getattr(application, "http_app", None) or getattr(application, "app", None)
-        if not callable(inner) or any(inner is each for each in seen):
+        if not callable(inner):
             break
         application = inner
     return application

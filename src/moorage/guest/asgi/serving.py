@@ -47,8 +47,10 @@ def main() -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(_live(settings))
+        loop.run_until_complete(loop.shutdown_asyncgens())
     except (SystemExit, KeyboardInterrupt) as end:
         leave_as(end)
+    loop.close()
     output.finish_all()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork, StringConstraints
 
 from moorage.model.limits import MIB
 from moorage.networks.manifest import Table
@@ -17,22 +17,26 @@ class Settings(Table):
 
     public: bool = Field(
         False,
-        description="Whether everybody who reaches the port may publish and call programs, as on the network; "
-        "otherwise as with the node's own API.",
+        description="Whether everybody who reaches the port may publish and call programs, as on the network, pages of "
+        "all sites included. Otherwise it is as with the node's own API, but that programs answer for themselves: on "
+        "loopback, while there is no token, pages of all sites may call them, also by the programs' own host names.",
     )
     runtimes: dict[str, str] = Field(
         default_factory=dict,
         description="Item hash of a runtime to what stands for it: `python` is the built-in one, a path that of a root "
-        "file system (a directory, squashfs or tar), `image:NAME` one from the container engine.",
+        "file system (a directory, squashfs or tar), `image:NAME` one from the container engine. Executables run on it "
+        "alone; ASGI programs with the node's Python shown in it, which must find its C library there.",
     )
     packages: Path | None = Field(
         None, description="A requirements file with the packages of the built-in runtime, in place of its own."
     )
-    domains: dict[str, str] = Field(default_factory=dict, description="Host name to the item hash of its program.")
+    domains: dict[Annotated[str, StringConstraints(to_lower=True)], str] = Field(
+        default_factory=dict, description="Host name to the item hash of its program."
+    )
     addresses: dict[str, str] = Field(
         default_factory=dict, description="For old programs that name their code by an address: its item hash."
     )
-    trusted_proxies: tuple[str, ...] = Field(
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (), description="Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed."
     )
     idle_timeout: Annotated[float, Field(ge=0)] = Field(

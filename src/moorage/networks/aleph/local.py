@@ -7,20 +7,23 @@ author would on the network, and a change of what it asks for as an amend (contr
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from moorage.blobs.base import Blobs
-from moorage.errors import BadManifest, ProgramUnavailable
+from moorage.errors import BadManifest, Invalid, ProgramUnavailable
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.key import NodeKey
+from moorage.networks.aleph.ledger.examination import Receipt
 from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.ledger.publisher import Publisher
 from moorage.networks.aleph.ledger.records import File
-from moorage.networks.aleph.manifest import FILE, FILES, described
+from moorage.networks.aleph.manifest import FILE, FILES, as_program, described, references
 from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
+from moorage.networks.aleph.messages.drafts import load
 from moorage.networks.aleph.messages.hashes import sha256
+from moorage.networks.aleph.messages.program import interface
 from moorage.networks.aleph.messages.rules import Machine
 from moorage.networks.aleph.programs.export import archive
 from moorage.networks.manifest import NAME as APP_FILE
@@ -28,7 +31,7 @@ from moorage.networks.manifest import NAME as APP_FILE
 PACKAGES = "/opt/packages"
 CHANNEL = "MOORAGE"
 MARK = "moorage"
-"""Key of a program's metadata that names the folder's app it was made of."""
+"""Key of the metadata of what was published here: of a program it names its app, of a file the layer that it holds."""
 
 
 class Local:
@@ -46,21 +49,27 @@ class Local:
         source = layers["app"]
         async with self._lock:
             if (source / FILE).is_file():
-                files = {path.name: path for path in (source / FILES).glob("*")}
-                adopted = await self._publisher.adopt((source / FILE).read_bytes(), files)
-                if adopted.missing:
-                    raise ProgramUnavailable(
-                        f"The program waits for {', '.join(adopted.missing)}.",
-                        hint="Put each file beside the message, named by its reference, or store it on this node.",
-                    )
-                return adopted.item_hash
+                return await self._adopted(source)
             return await self._deployed(name, source, layers.get("python"))
+
+    async def _adopted(self, source: Path) -> str:
+        text = (source / FILE).read_bytes()
+        files = {path.name: path for path in (source / FILES).glob("*")}
+        adopted = await self._publisher.adopt(text, files)
+        if adopted.missing:
+            raise ProgramUnavailable(
+                _told(text, adopted.missing),
+                hint="Put each file beside the message, called like that with any ending, such as .zip; "
+                "or store it on this node.",
+            )
+        return adopted.item_hash
 
     async def _deployed(self, name: str, source: Path, python: Path | None) -> str:
         content, _ = described(source)
         original = self._original(name)
         known = self._ledger.program(original) if original else None
-        code = await self._stored(source, known.program.code.ref if known else None, leave_out=(APP_FILE,))
+        earlier = known.program.code.ref if known else None
+        code = await self._stored(source, earlier, layer=source.name, leave_out=(APP_FILE,))
         content = {**content, "code": {**content["code"], "ref": code}}
         if python is not None:
             content = await self._with_packages(content, python, original)
@@ -103,39 +112,75 @@ class Local:
             )
         known = self._latest(original).get("volumes") or [] if original else []
         earlier = next((volume["ref"] for volume in known if volume.get("mount") == PACKAGES), None)
-        ref = await self._stored(packages, earlier)
-        return {**content, "volumes": [*volumes, {"ref": ref, "mount": PACKAGES, "use_latest": True}]}
+        ref = await self._stored(packages, earlier, layer=python.parent.name)
+        content = {**content, "volumes": [*volumes, {"ref": ref, "mount": PACKAGES, "use_latest": True}]}
+        program = as_program(content).program
+        if program is not None and interface(program) == "binary":  # which nobody tells where they are
+            content["variables"] = {"PYTHONPATH": PACKAGES, **(content.get("variables") or {})}
+        return content
 
-    async def _stored(self, directory: Path, original: str | None, *, leave_out: tuple[str, ...] = ()) -> str:
-        """Keep a directory as a file of the network; give the STORE that first did, of which others are updates."""
+    async def _stored(
+        self, directory: Path, original: str | None, *, layer: str, leave_out: tuple[str, ...] = ()
+    ) -> str:
+        """Keep a layer as a file of the network; give the STORE that first did, of which others are updates."""
+        latest = rules.resolve(self._ledger, original, use_latest=True) if original else None
+        store = latest.content if latest and isinstance(latest.content, Store) else None
+        metadata: dict[str, JSON] = {MARK: layer}
+        if original is not None and store is not None and store.metadata == metadata:
+            return original
         file = await archive(directory, "zip", self._blobs, leave_out=leave_out)
         await self._publisher.add_file(File(hash=file.digest, digest=file.digest, size=file.size))
-        content: dict[str, JSON] = {"item_type": "storage", "item_hash": file.digest}
-        if original is None or self._ledger.message(original) is None:
+        content: dict[str, JSON] = {"item_type": "storage", "item_hash": file.digest, "metadata": metadata}
+        if original is None or store is None:
             return await self._publish("STORE", content)
-        latest = rules.resolve(self._ledger, original, use_latest=True)
-        if latest is None or not isinstance(latest.content, Store) or latest.content.item_hash != file.digest:
-            await self._publish("STORE", {**content, "ref": original})
+        await self._publish("STORE", {**content, "ref": original})
         return original
 
+    async def post(self, kind: str, content: JSON, *, channel: str | None) -> str:
+        """Publish a POST as the node's own, and give its hash.
+
+        Raises Invalid.
+        """
+        envelope = await self._signed("POST", {"type": kind, "content": content}, channel)
+        receipt = await self._publisher.publish(envelope)
+        if receipt.status != "processed":
+            raise Invalid(f"The message is refused: {_reasons(receipt)}.")
+        return str(envelope["item_hash"])
+
     async def _publish(self, kind: str, content: Mapping[str, JSON]) -> str:
+        envelope = await self._signed(kind, content, CHANNEL)
+        receipt = await self._publisher.publish(envelope)
+        if receipt.status != "processed":
+            raise BadManifest(f"The program is refused: {_reasons(receipt)}.")
+        return str(envelope["item_hash"])
+
+    async def _signed(self, kind: str, content: Mapping[str, JSON], channel: str | None) -> dict[str, JSON]:
         text = json.dumps(
             {"address": self._key.address, "time": time.time(), **content}, separators=(",", ":"), ensure_ascii=False
         )
         item_hash = sha256(text)
         signed = f"ETH\n{self._key.address}\n{kind}\n{item_hash}".encode()
-        envelope: dict[str, JSON] = {
+        return {
             "chain": "ETH",
             "sender": self._key.address,
             "type": kind,
-            "channel": CHANNEL,
+            "channel": channel,
             "time": time.time(),
             "item_type": "inline",
             "item_content": text,
             "item_hash": item_hash,
             "signature": await asyncio.to_thread(self._key.sign, signed),
         }
-        receipt = await self._publisher.publish(envelope)
-        if receipt.status != "processed":
-            raise BadManifest(f"The program is refused: {json.dumps(receipt.details)}.")
-        return item_hash
+
+
+def _told(text: bytes, missing: Iterable[str]) -> str:
+    """Say what a message waits for, and where it asks for it."""
+    places = {ref: place for place, ref in references(load(text).program).items()}
+    lines = (f"`{places[ref]}` is not here: {ref}" if ref in places else f"{ref} is not here" for ref in missing)
+    return "\n".join(lines)
+
+
+def _reasons(receipt: Receipt) -> str:
+    errors = receipt.details["errors"] if receipt.details else [receipt.status]
+    assert isinstance(errors, list)
+    return "; ".join(str(error["msg"] if isinstance(error, dict) else error) for error in errors)

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from moorage.model.limits import MIB
 from moorage.networks.aleph.config import DEFAULT_RUNTIME
 from moorage.networks.aleph.messages.drafts import load
 from moorage.networks.aleph.messages.program import ImmutableVolume, PersistentVolume, Program
+from moorage.networks.aleph.messages.schema import Reading
 from moorage.networks.aleph.messages.schema import read as read_content
 from moorage.networks.base import Manifest, PythonEnvironment
 from moorage.networks.manifest import NAME as APP_FILE
@@ -37,6 +39,9 @@ DEFAULTS: Mapping[str, Mapping[str, JSON]] = {
     "runtime": {"ref": DEFAULT_RUNTIME, "comment": ""},
 }
 """What a folder need not say of its program."""
+OURS = ("address", "time", "replaces")
+OUR_CODE = ("ref", "content", "encoding")
+"""What a folder cannot say, of its program and of its code."""
 
 
 class Described(BaseModel):
@@ -69,7 +74,7 @@ def read(source: Path) -> Manifest:
         environments=environments,
         data={"content": content},
         ignore=IGNORED,
-        warnings=tuple(map(str, read_content(content, generation="accepted", inline=False).warnings)),
+        warnings=tuple(map(str, as_program(content).warnings)),
     )
 
 
@@ -80,13 +85,20 @@ def described(source: Path) -> tuple[dict[str, JSON], AppFile]:
     """
     app_file, table = read_app_file(source, NETWORK, Described)
     content = _content(dict(table.model_extra or {}), app_file)
-    reading = read_content({**content, "address": "0x", "time": 0}, generation="accepted", inline=False)
+    reading = as_program(content)
     if reading.problems:
-        raise BadManifest("\n".join(f"{APP_FILE}: `aleph.{each.path}`: {each.text}." for each in reading.problems))
+        placed = (replace(each, place=(NETWORK, *each.place)) for each in reading.problems)
+        raise BadManifest("\n".join(f"{APP_FILE}: {each}" for each in placed))
     return content, app_file
 
 
+def as_program(content: Mapping[str, JSON]) -> Reading:
+    """Read what a folder's message will say."""
+    return read_content({**content, "address": "0x", "time": 0}, generation="accepted", inline=False)
+
+
 def _content(table: dict[str, Any], app_file: AppFile) -> dict[str, JSON]:
+    _leave_to_node(table)
     code = {"encoding": "zip", "ref": UNRESOLVED, "use_latest": True, **_table(table, "code")}
     if "entrypoint" in table:
         code["entrypoint"] = table.pop("entrypoint")
@@ -102,6 +114,16 @@ def _content(table: dict[str, Any], app_file: AppFile) -> dict[str, JSON]:
     if app_file.network_access.policy == "internet":
         filled["environment"]["internet"] = True
     return {"type": "vm-function", "allow_amend": True, **table, **filled, "code": code}
+
+
+def _leave_to_node(table: Mapping[str, Any]) -> None:
+    """Refuse what the node says of a program that it publishes itself."""
+    said = [key for key in OURS if key in table] + [f"code.{key}" for key in OUR_CODE if key in _table(table, "code")]
+    if said:
+        raise BadManifest(
+            f"{APP_FILE}: `{NETWORK}.{said[0]}` is the node's to say, which publishes the program.",
+            hint="Leave it out; or run the whole message, as a JSON file.",
+        )
 
 
 def _limit(resources: dict[str, JSON], app_file: AppFile) -> None:
@@ -149,27 +171,31 @@ def pack(source: str, target: Path) -> str | None:
     loaded = load(path.read_bytes())
     (target / FILES).mkdir(parents=True)
     shutil.copyfile(path, target / FILE)
-    for ref in references(loaded.program):
+    for ref in references(loaded.program).values():
         for found in _beside(path, ref):
             shutil.copyfile(found, target / FILES / ref)
     return path.stem
 
 
-def references(program: Program) -> Iterator[str]:
-    """List the files that a program's message refers to."""
-    yield program.code.ref
+def references(program: Program) -> dict[str, str]:
+    """Give what a program's message refers to files by: where it does, and the reference."""
+    return dict(_references(program))
+
+
+def _references(program: Program) -> Iterator[tuple[str, str]]:
+    yield "code.ref", program.code.ref
     if program.data is not None:
-        yield program.data.ref
-    for volume in program.volumes:
+        yield "data.ref", program.data.ref
+    for index, volume in enumerate(program.volumes):
         if isinstance(volume, ImmutableVolume):
-            yield volume.ref
+            yield f"volumes[{index}].ref", volume.ref
         elif isinstance(volume, PersistentVolume) and volume.parent is not None:
-            yield volume.parent.ref
+            yield f"volumes[{index}].parent.ref", volume.parent.ref
 
 
 def _beside(message: Path, ref: str) -> list[Path]:
     """Find the file beside a message that is called like a reference, with any ending."""
-    found = [path for path in message.parent.glob(f"{ref}*") if ref in (path.stem, path.name)]
+    found = [path for path in message.parent.glob(f"{ref}*") if path.name.partition(".")[0] == ref]
     return sorted(path for path in found if path.is_file())[:1]
 
 

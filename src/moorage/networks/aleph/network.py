@@ -1,5 +1,6 @@
 """The translator between the Aleph contract and the node."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     # What the command line can do without, since it is to start quickly.
     from moorage.networks.aleph.surface import AlephSurface
 
-KEYS = ("request", "headers", "body")
-"""What a job of an operator may say: `GET /path`, and what goes along with it."""
-OURS = frozenset({"message", "cron"})
-"""Triggers of jobs that the network itself submits."""
+KEYS = ("request", "headers", "body", "message")
+"""What a job of an operator may say: `GET /path` and what goes along with it, or a message that is delivered."""
+STRUCTURED = ("headers", "message")
+"""Those of them that are JSON where all is text."""
 
 
 class Aleph:
@@ -45,26 +46,26 @@ class Aleph:
         return manifest.pack(source, target)
 
     def accept(self, app: App, spec: JobSpec) -> JobSpec:
-        """Take a request such as `GET /path` for one call; without any, the program is served.
+        """Take a request such as `GET /path`, or a message that nobody needs to have published, for one call.
 
         Raises Invalid.
         """
-        if spec.parameters.get("trigger") in OURS and app.owner.startswith(f"{self.name}:"):
-            return spec  # of our own surface, which says all of it
-        from moorage.networks.aleph.programs.jobs import SMALL
+        from moorage.networks.aleph.programs.jobs import SMALL, TRIGGERS
 
+        if spec.parameters.get("trigger") in TRIGGERS and app.owner.startswith(f"{self.name}:"):
+            return spec  # of our own surface, which says all of it
         for key in spec.parameters:
             if key not in KEYS:
                 raise Invalid(unknown_key(key, KEYS))
-        parameters = {"trigger": "request", "request": _request(spec.parameters)}
-        if spec.mode == "serve":
-            parameters = {"trigger": "serve"}
+        if spec.inputs:
+            raise Invalid("A program takes no input files.", hint="Send them as the `body` of a request.")
+        parameters = {"trigger": "serve"} if spec.mode == "serve" else _asked(spec.parameters)
         limits = replace(spec.limits, cpus=SMALL.cpus, memory=SMALL.memory)
         return replace(spec, parameters=parameters, limits=limits, lost_retries=0)
 
     def parse_settings(self, settings: Mapping[str, str]) -> Mapping[str, JSON]:
-        """Turn `--set KEY=VALUE` pairs into a request."""
-        return dict(settings)
+        """Turn `--set KEY=VALUE` pairs into a request or a message. Raises Invalid."""
+        return {key: _parsed(key, value) if key in STRUCTURED else value for key, value in settings.items()}
 
     async def run(self, ctx: Context) -> Result:
         """Make one run of a program, or serve it until the job is cancelled."""
@@ -86,6 +87,23 @@ class Aleph:
         return self._served.surface()
 
 
+def _parsed(key: str, text: str) -> JSON:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Invalid(f"`{key}` must be JSON.") from None
+
+
+def _asked(parameters: Mapping[str, Any]) -> dict[str, JSON]:
+    if "message" not in parameters:
+        return {"trigger": "request", "request": _request(parameters)}
+    if len(parameters) > 1:
+        raise Invalid("A message is delivered by itself: `message` goes with nothing else.")
+    if not isinstance(parameters["message"], dict):
+        raise Invalid("`message` must be an object, such as a message of the API; what it lacks is filled in.")
+    return {"trigger": "event", "event": parameters["message"]}
+
+
 def _request(parameters: Mapping[str, Any]) -> dict[str, JSON]:
     line = parameters.get("request", "GET /")
     if not isinstance(line, str):
@@ -97,7 +115,7 @@ def _request(parameters: Mapping[str, Any]) -> dict[str, JSON]:
         )
     headers, body = parameters.get("headers", {}), parameters.get("body", "")
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-        raise Invalid("`headers` must be an object of texts.")
+        raise Invalid('`headers` must be an object of texts, such as {"accept": "text/html"}.')
     if not isinstance(body, str):
         raise Invalid("`body` must be text.")
     return {"method": method.upper(), "path": path, "headers": [list(each) for each in headers.items()], "body": body}

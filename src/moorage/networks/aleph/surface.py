@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from moorage.model.jobs import Result
 from moorage.networks.aleph.config import Settings
+from moorage.networks.aleph.control.app import Control
+from moorage.networks.aleph.control.operator import Operator
 from moorage.networks.aleph.facade.app import Facade
 from moorage.networks.aleph.guest.api import GuestApi
 from moorage.networks.aleph.guest.cache import Cache
@@ -24,6 +28,9 @@ from moorage.networks.aleph.programs.jobs import Apps
 from moorage.networks.aleph.programs.launching import Launcher
 from moorage.networks.aleph.programs.registry import Registry
 from moorage.networks.aleph.programs.relay import Message, Receive, Send
+from moorage.networks.aleph.programs.replays import Replays
+from moorage.networks.aleph.programs.runs import Runs
+from moorage.networks.aleph.programs.runtimes import Runtimes
 from moorage.networks.aleph.programs.serving import Serving, program_of_host, refuse, target_of
 from moorage.networks.aleph.programs.triggers import Clock, Reactor
 from moorage.networks.aleph.programs.volumes import Volumes
@@ -31,10 +38,14 @@ from moorage.networks.base import Context, Port, Surface
 from moorage.networks.manifest import validated
 from moorage.sandbox.base import Exit, ProcessSpec
 
+log = structlog.get_logger(__name__)
+
 PACKAGES = Path(__file__).with_name("runtime.txt")
 """Packages of the built-in runtime."""
 PATHS = ("/version",)
 API = ("/api/v0/", "/api/ws0/")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""By what this node is known without more; owners sign the name by which they call it."""
 BELOW = ("/vm/", *API, "/about/", "/v2/about/", "/control/", "/status/")
 WHAT_IS_SERVED = frozenset({"PROGRAM", "STORE"})
 """Messages that change what addresses serve."""
@@ -56,19 +67,38 @@ class AlephSurface:
             GuestApi(self._facade, self.publisher, self.ledger, port.blobs, key=self.key, cache=self._cache)
         )
         self.registry = self._registry(root)
+        self._control = Control(
+            self.registry,
+            port.services,
+            self.ledger,
+            self.volumes,
+            hosts={*LOOPBACK, *self.settings.domains},
+            directory=root,
+        )
         self.local = Local(self.publisher, self.ledger, port.blobs, self.key)
-        self.apps = Apps(port, self.ledger)
+        self.runs = Runs(self.ledger, self.publisher, port.blobs, self.files.squashfs)
+        self._operator = Operator(self.local, self._replays())
+        self.apps = Apps(port, self.ledger, self.registry)
         self._reactor = Reactor(self.ledger, self.registry, self.apps)
-        self._clock = Clock(port, self.registry, self.apps)
-        self._serving = Serving(self.registry.find, port.services, self.settings)
+        self._clock = Clock(self.registry, self.apps)
+        self._serving = Serving(self.registry.find, port.services, self.runs, self.settings)
         self._layer: asyncio.Task[Path] | None = None
         self.publisher.subscribers = self._reactor.subscribers
         self.publisher.listen(self._changed)
 
     def surface(self) -> Surface:
         """Give the routes and the background work."""
+        proxies = [str(each) for each in self.settings.trusted_proxies]
         return Surface(
-            app=self._answer, paths=PATHS, below=BELOW, claims=self._claims, tasks=(self._work,), close=self._close
+            app=ProxyHeadersMiddleware(self._answer, proxies) if proxies else self._answer,  # type: ignore[arg-type]
+            paths=PATHS,
+            below=BELOW,
+            routers=(self._operator.router(),),
+            claims=self._claims,
+            visits=self._visits,
+            tasks=(self._work,),
+            close=self._close,
+            admits=_everybody if self.settings.public else None,
         )
 
     async def run(self, ctx: Context) -> Result:
@@ -88,11 +118,13 @@ class AlephSurface:
         self.files = Files(root / "trees", self._run)
         self.volumes = Volumes(root / "volumes", self._port.blobs)
         resolver = Resolver(self.ledger, self._port.blobs, self.settings.addresses)
+        runtimes = Runtimes(root / "runtimes", self.settings.runtimes, run=self._run, images=self._port)
         launcher = Launcher(
             root,
             self.settings,
             files=self.files,
             volumes=self.volumes,
+            runtimes=runtimes,
             python=self._python,
             guest_api=self._guests.serve,
         )
@@ -105,8 +137,21 @@ class AlephSurface:
             settings=self.settings,
         )
 
+    def _replays(self) -> Replays:
+        return Replays(
+            self.ledger,
+            self._port.blobs,
+            registry=self.registry,
+            runs=self.runs,
+            services=self._port.services,
+            volumes=self.volumes,
+        )
+
     def _claims(self, scope: Mapping[str, Any]) -> bool:
         return program_of_host(scope, self.settings.domains) is not None
+
+    def _visits(self, scope: Mapping[str, Any]) -> bool:
+        return target_of(scope, self.settings.domains) is not None
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         target = target_of(scope, self.settings.domains)
@@ -119,7 +164,8 @@ class AlephSurface:
 
     async def _own(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer what is no program's."""
-        app: ASGIApp = self._facade
+        api = scope["path"] in PATHS or scope["path"].startswith(API)
+        app: ASGIApp = self._facade if api else self._control
         if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
             scope["moorage.link"].websocket(app)
         else:
@@ -142,6 +188,8 @@ class AlephSurface:
 
     def _changed(self, change: Change) -> None:
         forgotten = change.kind == "forgotten"
+        if change.type == "PROGRAM":
+            self._building()  # so that its first caller need not wait for it
         if change.type in WHAT_IS_SERVED or forgotten:
             self.registry.refresh()
             self.registry.keep_persistent()
@@ -150,9 +198,13 @@ class AlephSurface:
 
     async def _python(self) -> Path:
         """Give the layer of the built-in runtime, which is built once."""
+        return await asyncio.shield(self._building())
+
+    def _building(self) -> asyncio.Task[Path]:
         if self._layer is None or (self._layer.done() and (self._layer.cancelled() or self._layer.exception())):
             self._layer = asyncio.ensure_future(self._port.python(self.settings.packages or PACKAGES))
-        return await asyncio.shield(self._layer)
+            self._layer.add_done_callback(_told)
+        return self._layer
 
     async def _run(self, spec: ProcessSpec) -> Exit:
         """Run a process of our own on what strangers sent, isolated."""
@@ -163,3 +215,13 @@ class AlephSurface:
             process.kill()
             await process.wait()
             raise
+
+
+def _told(building: "asyncio.Task[Path]") -> None:
+    """Say why there is no runtime; whoever needs it hears of it, too."""
+    if not building.cancelled() and (error := building.exception()) is not None:
+        log.warning("the runtime of programs cannot be made", reason=str(error))
+
+
+def _everybody(scope: Mapping[str, Any]) -> bool:
+    return True

@@ -1,18 +1,17 @@
 """The ledger: one SQLite file with every message, file, delivery and run that this node knows."""
 
 import asyncio
-import json
 import sqlite3
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from moorage.model.jobs import JSON
 from moorage.networks.aleph.ledger import database, writes
 from moorage.networks.aleph.ledger.listing import Listing
 from moorage.networks.aleph.ledger.lookups import Lookups
+from moorage.networks.aleph.ledger.records import Run
 from moorage.store.database import connect, translated
 
 T = TypeVar("T")
@@ -83,21 +82,10 @@ class Ledger(Lookups):
         values = (message, program)
         await self.write(lambda connection: connection.execute(writes.SQL["delivered"], values).close())
 
-    async def add_run(
-        self, run_id: str, item_hash: str, trigger: str, *, refs: Mapping[str, JSON], request: JSON = None
-    ) -> None:
-        """Note that a run begins now."""
-        values = (run_id, item_hash, trigger, time.time(), json.dumps(refs), json.dumps(request))
-        await self._transact(self._runs, lambda connection: connection.execute(writes.SQL["add_run"], values).close())
+    async def add_run(self, run: Run) -> None:
+        """Note that a run has begun; the oldest are forgotten."""
+        await self._transact(self._runs, partial(writes.add_run, run=run))
 
-    async def end_run(self, run_id: str, *, status: int | None, export: JSON = None) -> None:
-        """Note that a run ended now, with the status of its answer and what it exported."""
-        values = (time.time(), status, json.dumps(export), run_id)
-        await self._transact(self._runs, lambda connection: connection.execute(writes.SQL["end_run"], values).close())
-
-    async def forget_runs(self, *, keep_newest: int) -> None:
-        """Forget all runs but the newest."""
-        values = (keep_newest,)
-        await self._transact(
-            self._runs, lambda connection: connection.execute(writes.SQL["forget_runs"], values).close()
-        )
+    async def end_run(self, run: Run) -> None:
+        """Note how a run ended."""
+        await self._transact(self._runs, partial(writes.end_run, run=run))

@@ -79,6 +79,9 @@ class Run:
     refs: Mapping[str, JSON]
     """What its references led to."""
     request: JSON = None
+    """What was asked of it, as `runs` writes it."""
+    response: JSON = None
+    """The body that it answered with, by digest and size; None if there was no answer."""
     export: JSON = None
 
 
@@ -133,6 +136,7 @@ def run(row: sqlite3.Row) -> Run:
         ended=row["ended"],
         status=row["status"],
         refs=loads(row["refs"]),
-        request=loads(row["request"]),
-        export=loads(row["export"]) if row["export"] else None,
+        request=loads(row["request"] or "null"),
+        response=loads(row["response"] or "null"),
+        export=loads(row["export"] or "null"),
     )

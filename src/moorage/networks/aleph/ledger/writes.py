@@ -9,13 +9,15 @@ from typing import Any
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.ledger import database
 from moorage.networks.aleph.ledger.facts import Facts
-from moorage.networks.aleph.ledger.records import File, Record
+from moorage.networks.aleph.ledger.records import File, Record, Run
 from moorage.networks.aleph.messages.envelope import Envelope
 
 SQL = database.load("writes")
 
 MAX_REJECTIONS = 1000
 """Refusals that are remembered: anybody can cause them."""
+MAX_RUNS = 10_000
+"""Runs that are remembered: the latest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,19 @@ def add_file(connection: sqlite3.Connection, file: File) -> None:
 def add_deliveries(connection: sqlite3.Connection, item_hash: str, programs: Iterable[str]) -> None:
     """Note to which programs a message is to be delivered."""
     connection.executemany(SQL["deliver"], ((item_hash, program) for program in programs))
+
+
+def add_run(connection: sqlite3.Connection, run: Run) -> None:
+    """Keep that a run has begun, in place of an earlier try at it."""
+    values = (run.run_id, run.item_hash, run.trigger, run.started, json.dumps(run.refs))
+    connection.execute(SQL["add_run"], values)
+    connection.execute(SQL["forget_old_runs"], (MAX_RUNS,))
+
+
+def end_run(connection: sqlite3.Connection, run: Run) -> None:
+    """Keep what came of a run."""
+    told = map(json.dumps, (run.request, run.response, run.export))
+    connection.execute(SQL["end_run"], (run.ended, run.status, *told, run.run_id))
 
 
 def _insert(connection: sqlite3.Connection, entry: Entry, status: str, *, code: int | None = None) -> int:

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._head: Head | None = None
         self._begun = False
-        self._complete = False
+        self._complete = self._kept = False
         self._bodiless = False
         self.rest = b""
         """What came after the head of an answer that changes the protocol."""
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
     def settle(self) -> bool:
         """End an exchange; tell whether the connection can be used again."""
         self._unset()
-        sound = self._complete and not self._closed and self._error is None and self._parser.should_keep_alive()
+        sound = self._complete and self._kept and self.usable
         if not sound or self.transport.get_write_buffer_size():
             return False
         if self._bodiless:  # the parser knows nothing of HEAD, and waits for a body
@@ -302,6 +302,7 @@ class Connection(asyncio.Protocol):
         if private:
             kept = [header for header in kept if header[0] not in private]
         self._head = Head(status=status, headers=kept, private=private)
+        self._kept = self._parser.should_keep_alive()  # the parser knows it no more at the end of the body
         if self._bodiless or status in {204, 304, 101}:
             self._complete = True
         self._tell()

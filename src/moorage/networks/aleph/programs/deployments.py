@@ -102,12 +102,25 @@ class Resolver:
         amends = [each for each in self._ledger.referring(origin) if isinstance(each.content, Machine)]
         return max(amends, key=lambda each: each.time, default=message).item_hash
 
-    def version(self, item_hash: str) -> Deployment | Refusal:
-        """Find a processed program by the hash of its own message, whatever version an address serves."""
+    def origin(self, item_hash: str) -> str:
+        """Give the original of the program that a message is a version of."""
+        message = self._ledger.message(item_hash)
+        if message is None or not isinstance(message.content, Machine):
+            return item_hash
+        return rules.origin(message.content, item_hash)
+
+    def version(self, item_hash: str, refs: Mapping[str, str] | None = None) -> Deployment | Refusal:
+        """Find a processed program by the hash of its own message, whatever version an address serves.
+
+        `refs` says what its references are to lead to, where that is not what they do now.
+        """
         loaded, message = self._ledger.program(item_hash), self._ledger.message(item_hash)
         if loaded is None or message is None or not isinstance(message.content, Machine):
             return Refusal(status=404, error=f"Hash not found: {item_hash}")
-        files = {ref: self._file(ref, use_latest=latest) for ref, latest in _references(loaded.program)}
+        files = {
+            ref: self._file(ref, use_latest=latest) if refs is None else self._file(refs.get(ref, ref), use_latest=False)
+            for ref, latest in _references(loaded.program)
+        }
         absent = [ref for ref, file in files.items() if file is None]
         if absent:
             return Refusal(status=400, error=MISSING)

@@ -4,12 +4,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from socket import SocketKind, socket
+from typing import Any
 
+from moorage.errors import ServiceUnavailable
 from moorage.networks.aleph.config import Settings
-from moorage.networks.aleph.programs.connections import Broken, Overdue, Pool
+from moorage.networks.aleph.programs.connections import Broken, Connection, Overdue, Pool
 from moorage.networks.aleph.programs.deployments import Deployment
 from moorage.networks.aleph.programs.launching import PORT, SHUTDOWN, STARTUP, Begun, Launcher
 from moorage.networks.aleph.programs.logs import ProgramLog
+from moorage.networks.aleph.programs.ports import Ports, forwarded
+from moorage.networks.aleph.programs.turns import Turns
 from moorage.networks.base import Endpoint, Services, ServiceSpec, accepts
 from moorage.sandbox.base import ProcessSpec
 
@@ -30,6 +35,10 @@ class Instance:
     begun: Begun = field(default_factory=Begun)
     pool: Pool
     spec: ServiceSpec
+    ports: Ports = field(default_factory=dict)
+    """Where its ports are published, once it was started."""
+    exporting: Turns[Any] | None = None
+    """Archives what its runs export, once the first of them has ended (see `runs`)."""
 
     @property
     def asgi(self) -> bool:
@@ -43,24 +52,32 @@ def service_key(deployment: Deployment) -> str:
 
 
 def make_instance(
-    deployment: Deployment, log: ProgramLog, launcher: Launcher, services: Services, settings: Settings
+    deployment: Deployment, log: ProgramLog, *, key: str, launcher: Launcher, services: Services, settings: Settings
 ) -> Instance:
-    """Describe how a version of a program is run; nothing is started."""
-    key = service_key(deployment)
-    ending: set[asyncio.Task[bool]] = set()
+    """Describe how a version of a program is run, as the service of this key; nothing is started."""
+    ending: set[asyncio.Task[None]] = set()
 
     def end() -> None:
         log.say("It has filled a volume, or its own disk, beyond what it may, and is ended.")
-        task = asyncio.ensure_future(services.stop(key, kill=True))
+        task = asyncio.ensure_future(services.kill(key))
         ending.add(task)
         task.add_done_callback(ending.discard)
 
     begun = Begun(on_excess=end)
     pool = Pool(keep=3600.0)
 
+    ports: Ports = {}
+
+    @contextlib.asynccontextmanager
+    async def reach(port: int, kind: SocketKind) -> AsyncIterator[socket]:
+        async with services.acquire(instance.spec):
+            with await services.connect(key, port, kind) as connection:
+                yield connection
+
     @contextlib.asynccontextmanager
     async def prepared() -> AsyncIterator[ProcessSpec]:
-        async with launcher.prepared(deployment, log, begun) as spec:
+        wanted = deployment.program.resources.published_ports
+        async with launcher.prepared(deployment, log, begun) as spec, forwarded(wanted, ports, reach):
             pool.keep = KEPT[begun.interface]
             try:
                 yield spec
@@ -84,7 +101,26 @@ def make_instance(
         patient=persistent,
         output=log.write,
     )
-    return Instance(deployment=deployment, log=log, begun=begun, pool=pool, spec=spec)
+    instance = Instance(deployment=deployment, log=log, begun=begun, pool=pool, spec=spec, ports=ports)
+    return instance
+
+
+@contextlib.asynccontextmanager
+async def connected(services: Services, instance: Instance) -> AsyncIterator[Connection]:
+    """Hold a running instance, with a connection to it that the caller gives back or aborts.
+
+    One that takes no connection has ended, though that is not known yet, or listens no more: it is started anew.
+    Raises ServiceUnavailable, and what is wrong with the program's files.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        endpoint = await stack.enter_async_context(services.acquire(instance.spec))
+        try:
+            connection = await instance.pool.take(endpoint)
+        except ServiceUnavailable:
+            await services.kill(instance.spec.key)
+            endpoint = await stack.enter_async_context(services.acquire(instance.spec))
+            connection = await instance.pool.take(endpoint)
+        yield connection
 
 
 async def _answers(pool: Pool, endpoint: Endpoint, *, within: float) -> bool:

@@ -6,34 +6,51 @@ import hashlib
 import json
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from moorage.errors import JobCancelled, MoorageError, ProgramFailed, ProgramTimedOut, ProgramUnavailable
+from moorage.errors import (
+    JobCancelled,
+    JobTimedOut,
+    MoorageError,
+    ProgramFailed,
+    ProgramNotStarted,
+    ProgramTimedOut,
+    ProgramUnavailable,
+    ServiceUnavailable,
+)
 from moorage.model.apps import App
 from moorage.model.callers import Caller
-from moorage.model.jobs import JSON, JobSpec, Result
+from moorage.model.jobs import JSON, FileRef, JobSpec, Result
 from moorage.model.limits import MIB, Limits, Timeouts
 from moorage.model.states import RUNNABLE
 from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.local import Local
-from moorage.networks.aleph.programs.calls import Call, call
+from moorage.networks.aleph.programs.calls import Call, recorded
 from moorage.networks.aleph.programs.connections import Head
 from moorage.networks.aleph.programs.deployments import Refusal
 from moorage.networks.aleph.programs.instances import Instance
 from moorage.networks.aleph.programs.logs import Line
 from moorage.networks.aleph.programs.registry import Registry
+from moorage.networks.aleph.programs.runs import Export, Runs
+from moorage.networks.aleph.programs.samples import completed
 from moorage.networks.base import Context, Port, Services
 from moorage.sandbox.base import Stream
-from moorage.store.base import AppFilter
+from moorage.store.base import AppFilter, JobFilter, Page
+
+T = TypeVar("T")
 
 NETWORK = "aleph"
 FILE = "message.json"
+TRIGGERS = frozenset({"message", "cron"})
+"""Of jobs that the network itself submits."""
 OPERATOR = Caller(name="aleph:", operator=True)
 """Owner of the apps and jobs of published programs; no token can have this name."""
 SMALL = Limits(cpus=0.01, memory=MIB, pids=1, disk=MIB, tmp=MIB)
 """What a job takes of the engine: the program runs beside it, within limits of its own."""
 RETRIES = 1000
 """How often an event whose run was lost with the node is delivered again: until it ends."""
+EXPORTS = {"zip": "export.zip", "tar.gzip": "export.tar.gz", "squashfs": "export.squashfs", "plain": "export"}
+"""Names of exports as outputs of jobs, by their encoding."""
 LONGEST = 16 * MIB
 """Bytes of an answer that is kept with its job."""
 
@@ -46,8 +63,8 @@ def run_id(*parts: str) -> str:
 class Apps:
     """The apps in whose name programs have jobs: one of each program, made when it first has one."""
 
-    def __init__(self, port: Port, ledger: Ledger) -> None:
-        self._port, self._ledger = port, ledger
+    def __init__(self, port: Port, ledger: Ledger, registry: Registry) -> None:
+        self._port, self._ledger, self._registry = port, ledger, registry
         self._known: dict[str, str] = {}
         self._lock = asyncio.Lock()
 
@@ -62,8 +79,17 @@ class Apps:
             limits=SMALL,
             timeouts=Timeouts(execution=timeout),
             lost_retries=RETRIES,
+            labels=self._labels(item_hash, parameters["trigger"]),
         )
         await self._port.submit(spec, caller=OPERATOR, job_id=run)
+
+    async def busy(self, item_hash: str, trigger: str) -> bool:
+        """Tell whether a run of any version of a program that this trigger caused is not over."""
+        where = JobFilter(owner=OPERATOR.name, labels=self._labels(item_hash, trigger), ended=False)
+        return bool(await self._port.list_jobs(where, Page(limit=1)))
+
+    def _labels(self, item_hash: str, trigger: str) -> dict[str, str]:
+        return {"program": self._registry.origin(item_hash), "trigger": trigger}
 
     async def _app(self, item_hash: str) -> str:
         async with self._lock:
@@ -91,6 +117,7 @@ class Home(Protocol):
     registry: Registry
     ledger: Ledger
     local: Local
+    runs: Runs
 
     @property
     def services(self) -> Services:
@@ -103,7 +130,10 @@ class Home(Protocol):
 async def run(ctx: Context, home: Home) -> Result:
     """Make the run that a job of a program asks for; what comes of it is the job's value."""
     parameters = ctx.job.spec.parameters
-    program = parameters.get("program") or await home.local.address(ctx.app.name, ctx.layers)
+    if parameters["trigger"] in TRIGGERS:  # for the program, whatever its version was when they came
+        program = home.registry.newest(parameters["program"])
+    else:
+        program = await home.local.address(ctx.app.name, ctx.layers)
     found = home.registry.find(program)
     if isinstance(found, Refusal):
         return Result(error=ProgramUnavailable(f"{found.error}.").info)
@@ -115,15 +145,23 @@ async def run(ctx: Context, home: Home) -> Result:
 
 
 async def _serve(ctx: Context, home: Home, instance: Instance, program: str) -> Result:
-    """Keep a program running, and show what it says, until the job is cancelled."""
+    """Keep a program running, and show what it says, until the job is cancelled: that is its success."""
+    serving = asyncio.Event()
+
+    async def serve() -> None:
+        async with home.services.acquire(instance.spec):
+            ctx.log("stdout", f"{await home.address()}/vm/{program}/\n".encode())
+            serving.set()
+            await ctx.cancelled.wait()
+
     with _listening(ctx, instance, run=None):
         try:
-            async with home.services.acquire(instance.spec):
-                ctx.log("stdout", f"{await home.address()}/vm/{program}/\n".encode())
-                await ctx.cancelled.wait()
+            await cancellable(ctx, serve())
+        except JobCancelled as error:
+            return Result(value={"program": program}, error=None if serving.is_set() else error.info)
         except MoorageError as error:
-            return Result(error=error.info)
-    return Result(error=JobCancelled().info)
+            return Result(error=told(error).info)
+    return Result(value={"program": program})
 
 
 async def _once(ctx: Context, home: Home, instance: Instance, program: str) -> Result:
@@ -131,24 +169,33 @@ async def _once(ctx: Context, home: Home, instance: Instance, program: str) -> R
 
     def keep(data: bytes) -> None:
         body.extend(data[: max(0, LONGEST - len(body))])
+        if ctx.job.spec.parameters["trigger"] == "request":
+            ctx.log("stdout", data)
 
-    asking = call(home.services, instance, _call(ctx, home.ledger, program), keep)
+    trigger = ctx.job.spec.parameters["trigger"]
+    request = _call(ctx, home.ledger, program)
+    asking = recorded(home.runs, home.services, instance, request, trigger=trigger, write=keep)
+    execution = ctx.job.spec.timeouts.execution
     try:
-        head = await _cancellable(ctx, asking)
+        async with asyncio.timeout(execution):
+            head, export = await cancellable(ctx, asking)
+    except TimeoutError:
+        return Result(error=JobTimedOut(f"The job did not end within {execution:g} s.").info, timed_out=True)
     except MoorageError as error:
-        return Result(error=error.info, timed_out=isinstance(error, ProgramTimedOut))
+        return Result(error=told(error).info, timed_out=isinstance(error, ProgramTimedOut))
     ctx.collecting()
-    return _result(ctx, instance, head, bytes(body))
+    return _result(ctx, instance, head, bytes(body), export)
 
 
 @contextlib.contextmanager
 def _listening(ctx: Context, instance: Instance, *, run: str | None) -> Iterator[None]:
     """Write into the job's log what the program says, for one of its runs or for all."""
-    call = ctx.job.spec.parameters["trigger"] == "request"
+    trigger = ctx.job.spec.parameters["trigger"]
+    ours = trigger in TRIGGERS
 
     def tell(line: Line) -> None:
-        if run in (None, line.run) or (line.run is None and call):
-            stream: Stream = "stdout" if line.source == "stdout" and not call else "stderr"
+        if run in (None, line.run) or (line.run is None and not ours):
+            stream: Stream = "stdout" if line.source == "stdout" and trigger != "request" else "stderr"
             ctx.log(stream, f"{line.text}\n".encode())
 
     unlisten = instance.log.listen(tell)
@@ -158,8 +205,15 @@ def _listening(ctx: Context, instance: Instance, *, run: str | None) -> Iterator
         unlisten()
 
 
-async def _cancellable(ctx: Context, asking: Coroutine[Any, Any, Head]) -> Head:
-    """Wait for an answer, unless the job is cancelled."""
+def told(error: MoorageError) -> MoorageError:
+    """Say of a program that did not start that this is its own fault: what it needs was made ready before."""
+    if isinstance(error, ServiceUnavailable):
+        return ProgramNotStarted(f"The program did not start. {error.message}")
+    return error
+
+
+async def cancellable(ctx: Context, asking: Coroutine[Any, Any, T]) -> T:
+    """Wait for something, unless the job is cancelled. Raises JobCancelled."""
     task, cancelled = asyncio.ensure_future(asking), asyncio.ensure_future(ctx.cancelled.wait())
     try:
         await asyncio.wait({task, cancelled}, return_when=asyncio.FIRST_COMPLETED)
@@ -179,13 +233,11 @@ def _call(ctx: Context, ledger: Ledger, program: str) -> Call:
     match parameters["trigger"]:
         case "message":
             record = ledger.record(parameters["message"])
-            text = json.dumps(record.shown if record else None, ensure_ascii=False).encode()
-            headers = (("content-type", "application/json"), ("aleph-event", "aleph.message"))
-            return replace(call, kind="event", method="POST", headers=headers, body=text)
+            return delivery(replace(call, message=parameters["message"]), record.shown if record else None)
+        case "event":
+            return delivery(call, completed(parameters["event"]))
         case "cron":
-            moment = str(parameters["slot"])
-            headers = (("aleph-event", "cron"), ("aleph-event-time", moment))
-            return replace(call, path=parameters["path"], headers=headers)
+            return appointment(call, parameters["path"], parameters["slot"])
     return replace(
         call,
         method=request["method"],
@@ -195,20 +247,35 @@ def _call(ctx: Context, ledger: Ledger, program: str) -> Call:
     )
 
 
-def _result(ctx: Context, instance: Instance, head: Head, body: bytes) -> Result:
-    text = body.decode(errors="replace")
-    if ctx.job.spec.parameters["trigger"] == "request":
-        ctx.log("stdout", body if body.endswith(b"\n") else body + b"\n")
+def delivery(call: Call, message: JSON) -> Call:
+    """Make a call the delivery of a message, in the words of the API (contract, section 2.9)."""
+    headers = (("content-type", "application/json"), ("aleph-event", "aleph.message"))
+    body = json.dumps(message, ensure_ascii=False).encode()
+    return replace(call, kind="event", method="POST", headers=headers, body=body)
+
+
+def appointment(call: Call, path: str, slot: int) -> Call:
+    """Make a call one of a schedule, for the slot at these Unix seconds (contract, section 2.10)."""
+    return replace(call, path=path, headers=(("aleph-event", "cron"), ("aleph-event-time", str(slot))))
+
+
+def _result(ctx: Context, instance: Instance, head: Head, body: bytes, export: Export | None) -> Result:
+    text, trigger = body.decode(errors="replace"), ctx.job.spec.parameters["trigger"]
     value: dict[str, JSON] = {
         "program": instance.deployment.item_hash,
         "refs": instance.deployment.refs,
         "status": head.status,
     }
-    if ctx.job.spec.parameters["trigger"] == "message" and instance.asgi:
+    if trigger in {"message", "event"} and instance.asgi:
         value["result"] = json.loads(text)["result"] if head.status == 200 else None
+        if trigger == "event":
+            ctx.log("stdout", f"{json.dumps(value['result'], ensure_ascii=False)}\n".encode())
     else:
         value["headers"] = [[name.decode("latin-1"), each.decode("latin-1")] for name, each in head.headers]
         value["body"] = text
-    failed = head.status >= 500 or (ctx.job.spec.parameters["trigger"] != "request" and head.status >= 400)
+    failed = head.status >= 500 or (trigger != "request" and head.status >= 400)
     error = ProgramFailed(f"The program answered with status {head.status}.") if failed else None
-    return Result(value=value, error=error.info if error else None)
+    if export is None:
+        return Result(value=value, error=error.info if error else None)
+    file = FileRef(path=EXPORTS[export.encoding], digest=export.file_hash, size=export.size)
+    return Result(value={**value, "export": export.document}, error=error.info if error else None, outputs=(file,))

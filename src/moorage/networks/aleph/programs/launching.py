@@ -26,8 +26,9 @@ from moorage.networks.aleph.programs.export import Place as ExportPlace
 from moorage.networks.aleph.programs.files import Files
 from moorage.networks.aleph.programs.layout import Layout, lay_out
 from moorage.networks.aleph.programs.logs import ProgramLog
+from moorage.networks.aleph.programs.runtimes import Runtimes
 from moorage.networks.aleph.programs.volumes import Volumes, watched
-from moorage.sandbox.base import LISTENER, SANDBOX_UID, Mount, ProcessSpec, ReadOnly, Scratch, Writable
+from moorage.sandbox.base import LISTENER, SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly, Scratch, Writable
 
 HOST = "/run/moorage"
 """Where the sandbox shows the host of ASGI programs."""
@@ -41,6 +42,16 @@ PORT = 8080
 """Where an executable listens."""
 SNAPSHOT_EVERY = 600.0
 """Seconds between two snapshots of volumes that are stored."""
+
+LONG = 1.0
+"""Seconds after which a program's log tells what its start waits for."""
+INSTALLING = "The Python runtime is being installed; this is done once, and takes a minute."
+
+UNPORTABLE = (
+    "This node's Python is part of its /usr and cannot be shown in another root file system: the program runs on the "
+    "built-in runtime. With a Python that uv installed it would run on its own."
+)
+UNREPEATABLE = "It is reproducible and has the internet, whose answers may differ from run to run."
 
 GuestApi = Callable[[socket.socket, str], contextlib.AbstractAsyncContextManager[None]]
 """Serves the guest API of a program, named by its hash, on a listening socket."""
@@ -88,10 +99,11 @@ class Launcher:
         *,
         files: Files,
         volumes: Volumes,
+        runtimes: Runtimes,
         python: Callable[[], Awaitable[Path]],
         guest_api: GuestApi,
     ) -> None:
-        self._settings, self._files, self._volumes = settings, files, volumes
+        self._settings, self._files, self._volumes, self._runtimes = settings, files, volumes, runtimes
         self._python, self._guest_api = python, guest_api
         self._instances = empty(root / "instances")
 
@@ -103,9 +115,16 @@ class Launcher:
         Raises what is wrong with its files: BadArchive and others.
         """
         with _place(self._instances) as place:
-            layout, layer = await asyncio.gather(
-                lay_out(deployment, self._files, self._volumes, place.directory), self._python()
+            layout, layer, root = await asyncio.gather(
+                lay_out(deployment, self._files, self._volumes, place.directory),
+                self._runtime(log),
+                self._runtimes.root_of(deployment.program.runtime.ref, log),
             )
+            _warn(deployment.program, log)
+            python = python_runtime(layer)
+            if root and layout.interface == "asgi" and not python.portable:
+                log.say(UNPORTABLE)
+                root = None
             begun.interface, begun.export = layout.interface, layout.export
             api = place.listen("api")
             _open_to_sandbox(place.directory / "api")
@@ -115,9 +134,17 @@ class Launcher:
                 self._snapshots(deployment, log),
             ):
                 try:
-                    yield self._spec(deployment, layout, python_runtime(layer), place)
+                    yield self._spec(deployment, layout, python, root, place)
                 finally:
                     log.flush()
+
+    async def _runtime(self, log: ProgramLog) -> Path:
+        """Give the layer of the runtime, and say what is waited for where that takes long."""
+        told = asyncio.get_running_loop().call_later(LONG, log.say, INSTALLING)
+        try:
+            return await self._python()
+        finally:
+            told.cancel()
 
     @contextlib.asynccontextmanager
     async def _snapshots(self, deployment: Deployment, log: ProgramLog) -> AsyncIterator[None]:
@@ -148,14 +175,17 @@ class Launcher:
             await asyncio.gather(task, return_exceptions=True)
             await store()
 
-    def _spec(self, deployment: Deployment, layout: Layout, python: PythonRuntime, place: Place) -> ProcessSpec:
+    def _spec(
+        self, deployment: Deployment, layout: Layout, python: PythonRuntime, root: Path | None, place: Place
+    ) -> ProcessSpec:
         program = deployment.program
         asgi = layout.interface == "asgi"
-        mounts: tuple[Mount, ...] = (
-            *python.mounts,
-            *layout.mounts,
-            Writable(source=place.directory / "api", target=GUEST_API),
-        )
+        mounts: tuple[Mount, ...] = (*layout.mounts, Writable(source=place.directory / "api", target=GUEST_API))
+        if root is not None:
+            upper, work = place.directory / "system", place.directory / "system-work"
+            mounts = (Overlay(lower=(root,), upper=upper, work=work, target="/"), *mounts)
+        if asgi or root is None:
+            mounts = (*mounts, *python.mounts)
         if asgi:
             mounts = (*mounts, ReadOnly(source=Path(moorage.guest.__path__[0], "asgi"), target=f"{HOST}/asgi"))
         if program.authorized_keys:
@@ -228,6 +258,11 @@ def _limits(program: Program, mounts: tuple[Mount, ...]) -> Limits:
     own = program.resources.memory * MIB
     scratch = sum(mount.size for mount in mounts if isinstance(mount, Scratch))
     return Limits(cpus=float(program.resources.vcpus), memory=own + scratch, pids=PIDS, tmp=min(own, Limits().tmp))
+
+
+def _warn(program: Program, log: ProgramLog) -> None:
+    if program.environment.reproducible and program.environment.internet:
+        log.say(UNREPEATABLE)
 
 
 def _keys(program: Program, directory: Path) -> Mount:

@@ -24,6 +24,10 @@ class ClientLink(Protocol):
 
     on_lost: Callable[[], object] | None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the client is gone."""
+
     def abort(self) -> None:
         """Break it off."""
 
@@ -41,13 +45,15 @@ class Limits:
     """Seconds without any sign of the program."""
 
 
-def request_head(scope: Message, target: bytes, added: bytes, *, upgrade: bool) -> tuple[bytes, bool]:
+def request_head(scope: Message, target: bytes, added: Headers, *, upgrade: bool) -> tuple[bytes, bool]:
     """Write the head of a request for a program, and tell whether a body follows.
 
-    All end-to-end headers are kept as they came, in their order; `added` are lines for the program's host.
+    All end-to-end headers are kept as they came, in their order; `added` come before them, and in place of any of the
+    same name.
     """
-    lines = [scope["method"].encode("latin-1"), b" ", target, b" HTTP/1.1\r\n", added]
-    hop, body = HOP, False
+    lines = [scope["method"].encode("latin-1"), b" ", target, b" HTTP/1.1\r\n"]
+    lines += [b"%s: %s\r\n" % header for header in added]
+    hop, body = HOP.union(name for name, _ in added), False
     for name, value in scope["headers"]:
         if name == b"connection":
             hop = hop | {token.strip().lower() for token in value.split(b",")} - {b""}
@@ -86,6 +92,9 @@ class Exchange:
         self._link.on_lost = self._leave
         pump = None
         try:
+            if self._link.lost:  # while the program was started
+                self.left = True
+                raise Broken("the client left")
             chunked = body and b"transfer-encoding: chunked\r\n" in request
             more = body
             if body:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from moorage.errors import MoorageError, ServiceUnavailable
+from moorage.errors import DiskFull, MoorageError, SandboxUnavailable, ServiceUnavailable
 from moorage.model.ids import new_id
+from moorage.model.jobs import JSON
 from moorage.networks.aleph.config import Settings
 from moorage.networks.aleph.messages.hashes import BadHash, hash_of_label
-from moorage.networks.aleph.programs.connections import Broken, Head, Headers, Overdue
+from moorage.networks.aleph.programs.connections import OURS, Broken, Connection, Head, Headers, Overdue
 from moorage.networks.aleph.programs.deployments import Deployment, Refusal
-from moorage.networks.aleph.programs.instances import Instance
+from moorage.networks.aleph.programs.instances import Instance, connected
 from moorage.networks.aleph.programs.relay import (
     Exchange,
     Limits,
@@ -23,7 +24,8 @@ from moorage.networks.aleph.programs.relay import (
     Tunnel,
     request_head,
 )
-from moorage.networks.base import Endpoint, Services
+from moorage.networks.aleph.programs.runs import OUTPUT_DATA, Runs, described, is_recorded
+from moorage.networks.base import Services
 
 PATH = b"/vm/"
 LABEL = 52
@@ -32,7 +34,8 @@ MARGIN = 1.0
 """Seconds that the node waits longer than a program's host, which ends requests by itself unless it hangs."""
 DIED = b"VM did not respond and was shut down"
 LATE = b"Program did not respond within `resource.seconds`"
-SILENT = b"Program is not listening on port 8080"
+RETRY = 5
+"""Seconds after which a client may ask again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Target:
     """What a request asks of which program."""
 
     address: str
-    """Item hash as the client gave it."""
+    """Item hash as the client gave it, or a host's label that stands for none."""
     root: bytes
     """Path below which the program is; empty where it has a host of its own."""
     suffix: bytes
@@ -72,64 +75,89 @@ def program_of_host(scope: Mapping[str, Any], domains: Mapping[str, str]) -> str
     try:
         return hash_of_label(label)
     except BadHash:
-        return None
+        return label
 
 
 class Serving:
     """Answers clients of programs."""
 
-    def __init__(self, find: Callable[[str], Instance | Refusal], services: Services, settings: Settings) -> None:
-        self._find, self._services, self._settings = find, services, settings
+    def __init__(
+        self, find: Callable[[str], Instance | Refusal], services: Services, runs: Runs, settings: Settings
+    ) -> None:
+        self._find, self._services, self._runs, self._settings = find, services, runs, settings
 
     async def answer(self, target: Target, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request; a program that cannot is the client's to know of, in the words of the contract."""
         found = self._find(target.address)
         refusal = found if isinstance(found, Refusal) else _refused(found.deployment, target.address)
         if refusal is not None:
-            await refuse(send, refusal)
+            await refuse(send, refusal if target.root or refusal.status != 400 else _NOBODY)
+            return
+        if _length(scope) > self._settings.max_body:
+            await refuse(send, _TOO_LARGE, close=True)
             return
         assert isinstance(found, Instance)
         run = new_id("run")
         try:
-            async with self._services.acquire(found.spec) as endpoint:
-                await self._pass(found, endpoint, target, run, scope, receive, send)
-        except ServiceUnavailable as error:
-            found.log.say(error.message, run=run)
-            await refuse(send, _not_started(found, error))
+            async with connected(self._services, found) as connection:
+                await self._run(found, connection, target, run, scope, receive, send)
         except MoorageError as error:
             found.log.say(error.message, run=run)
-            await refuse(send, _FAILED)
+            await refuse(send, _not_started(found, error))
 
-    async def _pass(
+    async def _run(
         self,
         instance: Instance,
-        endpoint: Endpoint,
+        connection: Connection,
         target: Target,
         run: str,
         scope: Message,
         receive: Receive,
         send: Send,
     ) -> None:
+        """Pass a request on; where its program asks for that, write the run down and keep what it exports."""
+        recording = None
+        if is_recorded(instance.deployment.program):
+            recording = self._runs.begin(instance, run, "http", _asked(target, scope))
+            receive, send = recording.watched(receive, send)
+        head = await self._pass(instance, connection, target, run, scope, receive, send)
+        if recording is not None:
+            await recording.end(head)
+        elif head is not None and OUTPUT_DATA in head.private:
+            await self._runs.add_output(instance, run, head)
+
+    async def _pass(
+        self,
+        instance: Instance,
+        connection: Connection,
+        target: Target,
+        run: str,
+        scope: Message,
+        receive: Receive,
+        send: Send,
+    ) -> Head | None:
+        """Give the head of the program's answer, if the client has got all of it."""
         upgrade = scope["method"] == "GET" and any(name == b"upgrade" for name, _ in scope["headers"])
         head, body = request_head(scope, *_line(instance, target, run, scope), upgrade=upgrade)
-        connection = await instance.pool.take(endpoint)
         exchange = Exchange(connection, scope["moorage.link"], receive, send, self._limits(instance))
         try:
             answer = await exchange.run(scope, head, body=body, adorn=partial(_adorned, instance.deployment, run))
         except TooLarge:
             connection.abort()
             if not exchange.started:
-                await refuse(send, Refusal(status=413, error="Request body is too large"), close=True)
+                await refuse(send, _TOO_LARGE, close=True)
         except Overdue:
             connection.abort()
             if not exchange.started:
                 await say(send, 504, LATE)
             if instance.asgi:  # its host would have said so: it hangs as a whole
                 instance.log.say("It hangs, and is ended.", run=run)
-                await self._services.stop(instance.spec.key, kill=True)
+                await self._services.kill(instance.spec.key)
         except Broken:
             connection.abort()
             if not exchange.started and not exchange.left:
+                if instance.asgi:  # its host answers as long as it lives
+                    await self._services.kill(instance.spec.key)
                 await say(send, 502, DIED)
         except BaseException:
             connection.abort()
@@ -139,6 +167,8 @@ class Serving:
                 await Tunnel(scope["moorage.link"], connection, answer).over
             else:
                 instance.pool.give_back(connection)
+            return answer
+        return None
 
     def _limits(self, instance: Instance) -> Limits:
         seconds = float(instance.deployment.program.resources.seconds)
@@ -151,17 +181,33 @@ def _refused(deployment: Deployment, address: str) -> Refusal | None:
     return None
 
 
-def _line(instance: Instance, target: Target, run: str, scope: Message) -> tuple[bytes, bytes]:
+def _asked(target: Target, scope: Message) -> dict[str, JSON]:
+    """Describe a request as `calls` can make it again."""
+    query = b"?" + scope["query_string"] if scope["query_string"] else b""
+    return described(
+        address=target.address if target.root else "",
+        method=scope["method"],
+        path=(target.suffix or b"/") + query,
+        headers=scope["headers"],
+    )
+
+
+def _length(scope: Message) -> int:
+    """Give the bytes of a request's body, as far as they are known."""
+    return int(next((value for name, value in scope["headers"] if name == b"content-length"), 0))
+
+
+def _line(instance: Instance, target: Target, run: str, scope: Message) -> tuple[bytes, Headers]:
     """Give the target of a request, and what goes before its headers (see guest/asgi and contract, section 2.7)."""
     query = b"?" + scope["query_string"] if scope["query_string"] else b""
-    client = scope.get("client") or ("127.0.0.1", 0)
+    host, port = scope.get("client") or ("127.0.0.1", 0)
+    scheme = scope["scheme"].replace("ws", "http")  # a proxy may have called it that
+    path = (target.suffix or b"/") + query
     if instance.asgi:
-        root = target.root or b"-"
-        facts = f" {scope['scheme']} {client[0]} {client[1]}\r\n".encode("latin-1")
-        path = target.root + (target.suffix or b"/") if target.root else target.suffix
-        return path + query, b"moorage: http " + run.encode() + b" " + root + facts
-    forwarded = f"x-forwarded-for: {client[0]}\r\nx-forwarded-proto: {scope['scheme']}\r\n".encode("latin-1")
-    return (target.suffix or b"/") + query, forwarded + b"x-forwarded-prefix: " + target.root + b"\r\n"
+        root = target.root.decode("latin-1") or "-"
+        return target.root + path, [(OURS, f"http {run} {root} {scheme} {host} {port}".encode("latin-1"))]
+    facts = ((b"for", host.encode()), (b"proto", scheme.encode()), (b"prefix", target.root))
+    return path, [(b"x-forwarded-" + name, value) for name, value in facts]
 
 
 def _adorned(deployment: Deployment, run: str, head: Head) -> Headers:
@@ -173,15 +219,20 @@ def _adorned(deployment: Deployment, run: str, head: Head) -> Headers:
     ]
 
 
+_NOBODY = Refusal(status=404, error="404: Invalid message reference")
+_TOO_LARGE = Refusal(status=413, error="Request body is too large")
+_NO_ROOM = Refusal(status=503, error="This CRN cannot host the requested workload at this time.", retry_after=RETRY)
+_SILENT = Refusal(status=503, error="Program is not listening on port 8080", retry_after=RETRY)
+_NEVER_READY = Refusal(status=500, error="500: Error during runtime initialisation")
 _FAILED = Refusal(status=500, error="500: Error during vm initialisation")
 
 
-def _not_started(instance: Instance, error: ServiceUnavailable) -> Refusal:
-    if not error.detail.get("late"):
+def _not_started(instance: Instance, error: MoorageError) -> Refusal:
+    if isinstance(error, DiskFull | SandboxUnavailable):
+        return _NO_ROOM
+    if not isinstance(error, ServiceUnavailable) or not error.detail.get("late"):
         return _FAILED
-    if instance.asgi:
-        return Refusal(status=500, error="500: Error during runtime initialisation")
-    return Refusal(status=503, error=SILENT.decode(), retry_after=5)
+    return _NEVER_READY if instance.asgi else _SILENT
 
 
 async def refuse(send: Send, refusal: Refusal, *, close: bool = False) -> None:

@@ -74,19 +74,8 @@ class Squashfs:
 
     async def _tool(self, command: str, mounts: tuple[Mount, ...], max_file: int) -> int:
         """Run a command line of the node's own, and give its exit status."""
-        if shutil.which("unsquashfs") is None or shutil.which("sqfstar") is None:
-            raise SandboxUnavailable(
-                "Squashfs images cannot be used: squashfs-tools (4.5 or newer) is not installed.",
-                hint="Install it: apt install squashfs-tools",
-            )
-        spec = ProcessSpec(
-            argv=("timeout", "--signal=KILL", str(TIMEOUT), "sh", "-c", f"exec {command}"),
-            cwd=OUT,
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            mounts=mounts,
-            limits=Limits(memory=GIB, disk=max_file),
-        )
-        return (await self._run(spec)).status
+        require_tools()
+        return await run_tool(self._run, command, mounts, max_file=max_file)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[Path]:
@@ -96,6 +85,27 @@ class Squashfs:
                 yield place
         finally:
             discard(place)
+
+
+def require_tools() -> None:
+    """Raise SandboxUnavailable if squashfs-tools is not installed."""
+    if shutil.which("unsquashfs") is None or shutil.which("sqfstar") is None:
+        raise SandboxUnavailable(
+            "Squashfs images cannot be used: squashfs-tools (4.5 or newer) is not installed.",
+            hint="Install it: apt install squashfs-tools",
+        )
+
+
+async def run_tool(run: Run, command: str, mounts: tuple[Mount, ...], *, max_file: int) -> int:
+    """Run a command line of the node's own in OUT, and give its exit status; no file grows beyond `max_file` bytes."""
+    spec = ProcessSpec(
+        argv=("timeout", "--signal=KILL", str(TIMEOUT), "sh", "-c", f"exec {command}"),
+        cwd=OUT,
+        env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+        mounts=mounts,
+        limits=Limits(memory=GIB, disk=max_file),
+    )
+    return (await run(spec)).status
 
 
 def _check_listing(out: Path, max_members: int, max_bytes: int) -> None:

@@ -1,6 +1,8 @@
 """What starts programs without a request: messages they subscribed to, and times (contract, sections 2.9 and 2.10)."""
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,19 +10,22 @@ from datetime import UTC, datetime
 import structlog
 from cronsim import CronSim
 
-from moorage.errors import MoorageError, NotFound
+from moorage.errors import MoorageError
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.messages.matching import matches
 from moorage.networks.aleph.messages.program import Program, cron_path
 from moorage.networks.aleph.programs.jobs import Apps, run_id
 from moorage.networks.aleph.programs.registry import Registry
-from moorage.networks.base import Port
 
 log = structlog.get_logger(__name__)
 
 AGAIN = 1.0
 """Seconds until what could not be accepted as a job is tried again."""
+LOOK = 60.0
+"""Seconds after which the clock is looked at in any case, and times missed by more are let go: it may have been set
+meanwhile, or the machine have slept."""
+OVERLAP = "A run of its schedule is left out: the last one is not over."
 MARGIN = 120.0
 """Seconds that a run may take beyond those of the program: its start is not counted."""
 
@@ -70,11 +75,9 @@ class Reactor:
 class Clock:
     """Calls programs at the times of their `on.cron`: never for the past, nor while the last run is not over."""
 
-    def __init__(self, port: Port, registry: Registry, apps: Apps) -> None:
-        self._port, self._registry, self._apps = port, registry, apps
+    def __init__(self, registry: Registry, apps: Apps) -> None:
+        self._registry, self._apps = registry, apps
         self._changed = asyncio.Event()
-        self._latest: dict[str, str] = {}
-        """The run of each program that was begun last."""
 
     def changed(self) -> None:
         """Take note that there are other programs."""
@@ -82,39 +85,30 @@ class Clock:
 
     async def work(self) -> None:
         """Wait for the next time of any program, and call it."""
-        now = time.time()
+        seen = time.time()
         while True:
             self._changed.clear()
-            plan = [(_next(program, now), key, program) for key, program in self._registry.current() if program.on.cron]
-            slot = min((slot for slot, _, _ in plan), default=None)
-            try:
-                async with asyncio.timeout(None if slot is None else max(0.0, slot - time.time())):
+            plan = [(_next(program, seen), key, program) for key, program in self._registry.current() if program.on.cron]
+            first = min((slot for slot, _, _ in plan), default=math.inf)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(LOOK, max(0.0, first - time.time()))):
                     await self._changed.wait()
-            except TimeoutError:
-                assert slot is not None
-                for due, key, program in plan:
-                    if due == slot:
-                        await self._call(key, program, int(slot))
-                now = slot
-            else:
-                now = max(now, time.time() - 1)
+            now = time.time()
+            for slot, key, program in plan:
+                if now - LOOK < slot <= now:
+                    await self._call(key, program, int(slot))
+            seen = now
 
     async def _call(self, key: str, program: Program, slot: int) -> None:
-        if not await self._over(self._latest.get(key)):
-            self._registry.log_of(key).say("A run of its schedule is left out: the last one is not over.")
-            return
-        run = self._latest[key] = run_id("cron", key, str(slot))
         parameters = {"trigger": "cron", "program": key, "slot": slot, "path": cron_path(program)}
         try:
-            await self._apps.submit(key, run, parameters, timeout=program.resources.seconds + MARGIN)
+            if await self._apps.busy(key, "cron"):
+                self._registry.log_of(self._registry.origin(key)).say(OVERLAP)
+            else:
+                run = run_id("cron", key, str(slot))
+                await self._apps.submit(key, run, parameters, timeout=program.resources.seconds + MARGIN)
         except MoorageError as error:
             log.warning("a run of a schedule is lost", program=key, slot=slot, reason=error.message)
-
-    async def _over(self, run: str | None) -> bool:
-        try:
-            return run is None or (await self._port.get_job(run)).state.terminal
-        except NotFound:
-            return True
 
 
 def _next(program: Program, after: float) -> float:

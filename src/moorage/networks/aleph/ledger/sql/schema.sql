@@ -98,6 +98,7 @@ CREATE TABLE runs (
   status INTEGER,
   refs TEXT NOT NULL,
   request TEXT,
+  response TEXT,
   export TEXT
 ) STRICT;
 

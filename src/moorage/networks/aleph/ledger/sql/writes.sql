@@ -67,10 +67,10 @@ DELETE FROM deliveries WHERE message = ? AND program = ?
 DELETE FROM deliveries WHERE message = :item_hash OR program = :item_hash
 
 -- name: add_run
-INSERT INTO runs (run_id, item_hash, trigger, started, refs, request) VALUES (?, ?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO runs (run_id, item_hash, trigger, started, refs) VALUES (?, ?, ?, ?, ?)
 
 -- name: end_run
-UPDATE runs SET ended = ?, status = ?, export = ? WHERE run_id = ?
+UPDATE runs SET ended = ?, status = ?, request = ?, response = ?, export = ? WHERE run_id = ?
 
--- name: forget_runs
+-- name: forget_old_runs
 DELETE FROM runs WHERE n <= (SELECT max(n) FROM runs) - ?
