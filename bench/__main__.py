@@ -1,6 +1,8 @@
 """Run every measurement: `uv run python -m bench`."""
 
 from bench import (
+    aleph_cold,
+    aleph_warm,
     big_input,
     cli_start,
     cold_start,
@@ -13,6 +15,7 @@ from bench import (
 )
 
 INFERNET = (infernet_latency, infernet_throughput, infernet_stream, infernet_start)
+ALEPH = (aleph_warm, aleph_cold)
 
-for measurement in (cli_start, cold_start, throughput, queue, big_input, *INFERNET):
+for measurement in (cli_start, cold_start, throughput, queue, big_input, *INFERNET, *ALEPH):
     measurement.main()

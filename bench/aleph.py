@@ -1,4 +1,4 @@
-"""What the measurements of Aleph share: a node with programs published to it, the same program by hand, and a client."""
+"""What the measurements of Aleph share: a node with programs, the same program by hand, and a client."""
 
 import asyncio
 import contextlib
@@ -138,21 +138,12 @@ def by_hand(runtime: Path, text: str = PROGRAM, *, wait: bool = True) -> Iterato
             --proc /proc --dev /dev --tmpfs /tmp --tmpfs /root --bind {folder} /bench --chdir /bench/code
         """.split()
         mounts = [word for mount in python.mounts for word in ("--ro-bind", str(mount.source), mount.target)]
-        uvicorn = [
-            "-m",
-            "uvicorn",
-            "main:app",
-            "--uds",
-            "/bench/run/socket",
-            "--no-access-log",
-            "--http",
-            "httptools",
-            "--loop",
-            "uvloop",
-        ]
-        with subprocess.Popen(
-            [*words, *mounts, python.python, *uvicorn, "--log-level", "critical"], stdin=subprocess.DEVNULL
-        ) as process:
+        uvicorn = """
+            -m uvicorn main:app --uds /bench/run/socket --http httptools --loop uvloop
+            --no-access-log --log-level critical
+        """.split()
+        command = [*words, *mounts, python.python, *uvicorn]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
             try:
                 path = folder / "run" / "socket"
                 if wait:

@@ -13,7 +13,7 @@ import asyncio, gzip, hashlib, json, os, sys, time
 events = {}
 
 def event(name):
-    return events.setdefault(name, asyncio.Event())
+    return events.setdefault(name, asyncio.Semaphore(0))
 
 async def app(scope, receive, send):
     if scope["type"] == "websocket":
@@ -98,11 +98,11 @@ async def open_ended(scope, receive, send):
 async def sse(scope, receive, send):
     await start(send, ("content-type", "text/event-stream"))
     await body(send, b"data: first\\n\\n", True)
-    await event("go").wait()
+    await event("go").acquire()
     await body(send, b"data: last\\n\\n")
 
 async def go(scope, receive, send):
-    event("go").set()
+    event("go").release()
     await text(send, b"gone")
 
 async def stay(scope, receive, send):
@@ -111,29 +111,23 @@ async def stay(scope, receive, send):
         await body(send, b"here", True)
     async for chunk in chunks(receive):
         pass
-    event("came").set()
+    event("came").release()
     message = await receive()
-    event(message["type"]).set()
+    event(message["type"]).release()
 
 async def came(scope, receive, send):
-    await event("came").wait()
-    event("came").clear()
+    await event("came").acquire()
     await text(send, b"came")
 
 async def left(scope, receive, send):
-    await event("http.disconnect").wait()
-    event("http.disconnect").clear()
+    await event("http.disconnect").acquire()
     await text(send, b"left")
 
 async def endless(scope, receive, send):
     await start(send)
-    try:
-        while True:
-            await body(send, b"x" * 65536, True)
-            await asyncio.sleep(0)
-            event("began").set()
-    finally:
-        event("ended").set()
+    while True:
+        await body(send, b"x" * 65536, True)
+        await asyncio.sleep(0)
 
 async def slow(scope, receive, send):
     await asyncio.sleep(0.2)
@@ -172,9 +166,12 @@ async def half(scope, receive, send):
 async def never(scope, receive, send):
     try:
         await asyncio.Event().wait()
-    except asyncio.CancelledError:
-        print("cancelled")
-        raise
+    finally:
+        event("cancelled").release()
+
+async def cancelled(scope, receive, send):
+    await event("cancelled").acquire()
+    await text(send, b"cancelled")
 
 async def stalls(scope, receive, send):
     await start(send)
@@ -215,7 +212,7 @@ async def websocket(scope, receive, send):
     while (message := await receive())["type"] == "websocket.receive":
         await send({**message, "type": "websocket.send"})
     print("closed with", message["code"], flush=True)
-    event("http.disconnect").set()
+    event("http.disconnect").release()
 """
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -114,14 +113,30 @@ class AlephNode:
         states = self.served.node.services.states()
         return [each.key for each in states if each.key.startswith("aleph:") and each.state == "ready"]
 
+    def processes_of(self, item_hash: str) -> list[str]:
+        """List the keys under which a version of a program runs: several, while one ends."""
+        return [key for key in self.processes() if key.startswith(f"aleph:{item_hash}@")]
+
 
 @contextlib.contextmanager
-def aleph_node(data_dir: Path, *, layers: Path | None = None, **settings: Any) -> Iterator[AlephNode]:
-    """Run a node; `layers` is a directory shared with others, so that the runtime is built once."""
+def aleph_node(
+    data_dir: Path, *, layers: Path | None = None, config: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[AlephNode]:
+    """Run a node; `layers` is a directory shared with others, so that the runtime is built once.
+
+    `config` is the node's own, `settings` are the network's.
+    """
+    share_layers(data_dir, layers)
+    with (
+        serving(data_dir, networks={"aleph": settings}, **(config or {})) as served,
+        httpx.Client(base_url=served.url, timeout=60) as client,
+    ):
+        yield AlephNode(served=served, client=client)
+
+
+def share_layers(data_dir: Path, layers: Path | None) -> None:
+    """Let a node that is to be use the layers of others."""
     data_dir.mkdir(parents=True, exist_ok=True)
     if layers is not None and not (data_dir / "layers").exists():
         layers.mkdir(parents=True, exist_ok=True)
-        os.symlink(layers, data_dir / "layers")
-    with serving(data_dir, networks={"aleph": settings}) as served:
-        with httpx.Client(base_url=served.url, timeout=60) as client:
-            yield AlephNode(served=served, client=client)
+        (data_dir / "layers").symlink_to(layers)

@@ -455,6 +455,14 @@ class ServiceUnavailable(MoorageError):
     retryable = True
 
 
+class NoCapacity(MoorageError):
+    """This CRN cannot host the requested workload at this time."""
+
+    status = 503
+    hint = "Try again when less runs here, or raise `memory` in the node's configuration."
+    retryable = True
+
+
 class ProgramDied(MoorageError):
     """The program ended before it had answered."""
 

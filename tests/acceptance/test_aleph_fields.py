@@ -1,9 +1,7 @@
-"""Every field that a program's message declares, seen from inside the program (contract, sections 2.3 to 2.5 and 2.8)."""
+"""Every field of a program's message, seen from inside the program (contract, sections 2.3 to 2.5 and 2.8)."""
 
-import asyncio
 import base64
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +113,26 @@ def test_data_is_at_its_mount_and_at_data(node: AlephNode, encoding: str, kind: 
     assert inside(node, program, code) == f"['{kind} data', '{kind} data']"
 
 
+# use_latest
+
+
+@pytest.mark.parametrize("latest", [True, False])
+def test_references_follow_updates_where_they_say_so(node: AlephNode, latest: bool) -> None:
+    data, volume = (node.file(b"old") for _ in range(2))
+    program = node.deploy(
+        f"VERSION = 'old'\n{ASGI}",
+        more={"use_latest": latest},
+        data={"encoding": "plain", "mount": "/data", "ref": data, "use_latest": latest},
+        volumes=[{"ref": volume, "mount": "/volume", "use_latest": latest}],
+    )
+    look = "print(VERSION, open('/data/data').read(), open('/volume/data').read())"
+    assert inside(node, program, look) == "old old old"
+    for ref in (data, volume):
+        node.file(b"new", ref=ref)
+    node.file(f"VERSION = 'new'\n{ASGI}".encode(), ref=code_of(node, program))
+    assert inside(node, program, look) == ("new new new" if latest else "old old old")
+
+
 # on
 
 
@@ -129,9 +147,10 @@ def test_without_on_http_requests_are_refused(node: AlephNode) -> None:
 # environment
 
 
-def test_a_program_finds_the_environment_of_the_network(node: AlephNode, probe: str) -> None:
-    label = host_label(probe)
-    found = json.loads(inside(node, probe, "print(json.dumps(dict(os.environ)))"))
+def test_a_program_finds_the_environment_of_the_network(node: AlephNode) -> None:
+    program = node.deploy(ASGI)
+    label = host_label(program)
+    found = json.loads(inside(node, program, "print(json.dumps(dict(os.environ)))"))
     assert {name: value for name, value in found.items() if name.startswith("ALEPH_")} == {
         "ALEPH_INIT_VERSION": "2.0.0",
         "ALEPH_API_HOST": "http://localhost",
@@ -143,8 +162,8 @@ def test_a_program_finds_the_environment_of_the_network(node: AlephNode, probe: 
     assert found["HOME"] == "/root"
     assert "PYTHONHASHSEED" not in found
     code = "print(socket.gethostname(), os.getuid(), os.access('/', os.W_OK), os.path.exists('/tmp/socat-socket'))"
-    assert inside(node, probe, code) == f"{label} 0 True True"
-    assert base64.b32decode(label.upper() + "====").hex() == probe
+    assert inside(node, program, code) == f"{label} 0 True True"
+    assert base64.b32decode(label.upper() + "====").hex() == program
 
 
 def test_the_root_file_system_is_private_and_lost_at_the_stop(node: AlephNode, probe: str) -> None:
@@ -269,7 +288,9 @@ def test_all_four_generations_answer_alike(node: AlephNode) -> None:
     inline = {"encoding": "plain", "entrypoint": "application", "content": INLINE}
     referred = {"encoding": "plain", "entrypoint": "application", "ref": ref}
     programs = [
-        bare(node, {**common, "time": node.now(), "content": {**draft, "code": inline, "runtime": {"address": RUNTIME}}}),
+        bare(
+            node, {**common, "time": node.now(), "content": {**draft, "code": inline, "runtime": {"address": RUNTIME}}}
+        ),
         bare(node, {**common, "time": node.now(), "content": {**draft, "code": {**referred, "latest_amend": True}}}),
         node.deploy(INLINE, entrypoint="application"),
         node.deploy(INLINE, entrypoint="main:application", on={"http": True, "aleph": [{"type": "POST"}]}),
@@ -281,6 +302,12 @@ def test_all_four_generations_answer_alike(node: AlephNode) -> None:
 
 
 # tools of this file
+
+
+def code_of(node: AlephNode, program: str) -> str:
+    """Give the reference of a program's code."""
+    content = node.client.get(f"/api/v0/messages/{program}").json()["message"]["content"]
+    return str(content["code"]["ref"])
 
 
 def restart(node: AlephNode, program: str) -> None:

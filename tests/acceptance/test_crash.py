@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,10 +35,10 @@ open("output/number", "w").write(str(number))
 class Served:
     """A `moorage serve` in a process of its own."""
 
-    def __init__(self, data_dir: Path, config: Path) -> None:
+    def __init__(self, data_dir: Path, config: Path, *, command: Sequence[str | Path] = (MOORAGE,)) -> None:
         self.data_dir = data_dir
         self.process = subprocess.Popen(
-            [MOORAGE, "serve", "--port", "0", "--data-dir", data_dir, "--config", config],
+            [*command, "serve", "--port", "0", "--data-dir", data_dir, "--config", config],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -65,8 +66,8 @@ class Served:
 
 
 @contextmanager
-def served(data_dir: Path, config: Path) -> Iterator[Served]:
-    node = Served(data_dir, config)
+def served(data_dir: Path, config: Path, **more: Any) -> Iterator[Served]:
+    node = Served(data_dir, config, **more)
     try:
         yield node
     finally:

@@ -171,7 +171,7 @@ async def app(scope, receive, send):
     assert answer.text == str([["main:app", "--fast", "1"], path, "", [], "main"])
 
 
-@pytest.mark.parametrize("name", ["serving", "program", "adapter", "output", "queue", "platform"])
+@pytest.mark.parametrize("name", ["serving", "program", "adapter", "log", "queue", "platform"])
 async def test_modules_may_be_called_as_those_of_the_host_or_of_the_library(tmp_path: Path, name: str) -> None:
     async with hosted(tmp_path, {f"{name}.py": ECHO}, entrypoint=f"{name}:app") as host:
         assert (await host.get("/x")).json()["path"] == "/x"

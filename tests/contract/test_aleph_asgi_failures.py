@@ -196,6 +196,13 @@ async def test_an_answer_that_is_not_complete_is_broken_off_and_looks_so(tmp_pat
     assert "ASGI" not in said
 
 
+async def test_what_came_before_an_answer_was_broken_off_reaches_the_client(tmp_path: Path) -> None:
+    async with hosted(tmp_path, PROGRAM) as host:
+        reader, _ = await host.raw("GET /broken_in_the_middle")
+        answer = await reader.read()
+    assert answer.endswith(b"\r\n\r\n4\r\nhalf\r\n")
+
+
 async def test_what_goes_wrong_after_an_answer_is_only_in_the_log(tmp_path: Path) -> None:
     async with hosted(tmp_path, PROGRAM) as host:
         client = await host.client()

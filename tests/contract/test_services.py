@@ -222,8 +222,8 @@ async def test_what_was_prepared_for_a_process_is_undone_when_it_has_ended(servi
 
 async def test_a_service_with_a_grace_ends_by_itself(services: LocalServices) -> None:
     said: list[bytes] = []
-    code = f"import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit()))\n{ECHO}"
-    wanted = service(code, grace=10.0, output=lambda _, data: said.append(data))
+    polite = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit()))\n"
+    wanted = service(polite + ECHO, grace=10.0, output=lambda _, data: said.append(data))
     async with services.acquire(wanted):
         pass
     await services.stop(wanted.key)

@@ -46,7 +46,7 @@ def database() -> sqlite3.Connection:
     return connection
 
 
-@app.event(filters=[])  # what is delivered is said in moorage.toml: `on.message`
+@app.event(filters=[{}])  # the SDK asks for one and takes any; `on.message` in moorage.toml says what is delivered
 async def on_message(event: dict[str, Any]) -> dict[str, Any]:
     """Write down a reading that somebody published."""
     message = json.loads(event["body"])

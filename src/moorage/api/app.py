@@ -55,9 +55,7 @@ class Front:
     ) -> None:
         self._stopping = asyncio.ensure_future(app.state.stopping.wait())
         self._app = gate(app, [each for each in surfaces if each.app is None])
-        others = [
-            (each, gate(Guard(each.app, app.state.metrics), [each])) for each in surfaces if each.app is not None
-        ]
+        others = [(each, gate(Guard(each.app, app.state.metrics), [each])) for each in surfaces if each.app is not None]
         # What is claimed belongs to one network as a whole, whatever paths another has.
         self._ways = [(each.claims, other) for each, other in others if each.claims is not None]
         self._ways += [(each.answers, other) for each, other in others]

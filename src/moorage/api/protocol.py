@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGISendCallable
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from moorage.api.links import Link
 
@@ -47,6 +48,12 @@ class Protocol(HttpToolsProtocol):
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = _unchunked(self.cycle)  # type: ignore[assignment, method-assign]
+
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._fed = 0
@@ -80,6 +87,22 @@ class Protocol(HttpToolsProtocol):
         self._head += size
         if self._head > MAX_HEAD:
             raise httptools.HttpParserError("The head of the request is too long")
+
+
+def _unchunked(cycle: RequestResponseCycle) -> ASGISendCallable:
+    """Answer a client of HTTP/1.0, which knows no chunks: what ends a body of untold length is the connection."""
+    send, untold = cycle.send, False
+
+    async def unchunked(message: Any) -> None:
+        nonlocal untold
+        if message["type"] == "http.response.start":
+            untold = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            cycle.chunked_encoding = False if untold else None
+        elif untold:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return unchunked
 
 
 class _Joined:

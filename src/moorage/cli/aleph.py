@@ -67,14 +67,14 @@ def post(
 ) -> None:
     """Publish a POST on this node, signed with its key: programs that subscribed to such messages get it.
 
-    While no server runs it only waits for the next one.
+    While no server runs this ends once they have.
     """
     try:
         body = {"type": kind, "content": json_text.loads(content), "channel": channel}
     except ValueError as error:
         hint = """Quote it for the shell: '{"key": 1}', or '"text"'."""
         raise BadUsage(f"{content!r} is not valid JSON: {error}", hint=hint) from None
-    with connect() as client:
+    with connect(working=True) as client:
         published = client.ask("POST", "aleph", "posts", body=body)
     if json:
         print_json(published)

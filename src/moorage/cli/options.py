@@ -21,7 +21,10 @@ def help_of(text: str) -> Parameter:
 
 Source = Annotated[
     str | Path,
-    help_of("A folder, an archive of one, a config.json, the name of an image, or the http(s) URL of a container."),
+    help_of(
+        "A folder, an archive of one, a config.json, a program's message as JSON, the name of an image, or the http(s) "
+        "URL of a container."
+    ),
 ]
 """Always given as text, since a Path of a URL would be another URL; the Path is for the completion of file names."""
 

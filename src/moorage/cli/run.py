@@ -43,12 +43,12 @@ def run(
     if out is not None and out.exists() and not out.is_dir():
         raise BadUsage(f"--out {out} is a file.", hint="Name a folder; it is made if it is not there.")
     captured, shown = Captured(), Shown()
-    writes: list[Write] = [shown] if not json else [captured, to_stderr] if stream else [captured]
     with connect(working=True) as client, Progress(quiet=quiet or json) as progress:
         warn_of_no_isolation(client, asked.isolation)
         app = ensure_app(client, str(source), network=network, name=name, progress=progress)
-        serves = serves_requests(app, request)
-        job = asked.submit(client, app, mode=_mode(asked, stream=stream, serves=serves))
+        mode = _mode(asked, stream=stream, serves=serves_requests(app, request))
+        writes: list[Write] = [shown] if not json else [captured] if mode == "run" else [captured, to_stderr]
+        job = asked.submit(client, app, mode=mode)
         job = watch(client, job, progress, *writes)
         ending = fetch(client, app, job, out)
     if json:

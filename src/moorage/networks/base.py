@@ -107,6 +107,8 @@ class ServiceState:
     reason: str | None
     """Why it is in this state, or what it does in order to start."""
     log_tail: str
+    idle_since: float | None = None
+    """Since when nobody needs it (in the loop's time), if it runs and is not kept."""
     load: Load = field(default_factory=Load)
     """What it uses now, where that was asked for."""
 
@@ -359,6 +361,8 @@ class Surface:
     does: where nobody needs a token, pages of every origin may make it, and its Authorization is none of the node's."""
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Background work for as long as the node runs."""
+    settled: Callable[[], Awaitable[None]] | None = None
+    """Waits until its background work has submitted all jobs that it owes now: a node with no job is idle only then."""
     close: Callable[[], Awaitable[None]] | None = None
     """Gives back what the surface holds, after its services and all that it answers have ended."""
     admits: Callable[[Mapping[str, Any]], bool] | None = None

@@ -336,7 +336,7 @@ class Node:
         return self.directory.stage()
 
     async def idle(self) -> None:
-        """Wait until no job is queued or running."""
+        """Wait until no job is queued or running, nor about to be; for ever, if it leaves the queue to the next one."""
         ended = asyncio.Event()
         unlisten = self.store.listen(lambda events: ended.set() if any(e.topic in _ENDS for e in events) else None)
         try:
@@ -348,6 +348,9 @@ class Node:
 
     async def _busy(self) -> bool:
         """Tell whether anything runs or waits that this node will run: nobody does in a lane that is not open."""
+        for surface in self.surfaces:
+            if surface.settled is not None:
+                await surface.settled()
         if (await self.store.job_counts()).get(JobState.RUNNING):
             return True
         queued = await self.store.list_jobs(JobFilter(state=JobState.QUEUED), Page(limit=1))

@@ -50,6 +50,8 @@ class _Service:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and made anew, whenever the state changes."""
     reason: str | None = None
+    fault: MoorageError | None = None
+    """Why the last start came to nothing."""
     started_at: float | None = None
     tail: bytearray = field(default_factory=bytearray)
     idle: asyncio.TimerHandle | None = None
@@ -248,11 +250,13 @@ class LocalServices:
             self._stop(service)  # where its start was given up before it was ready
             await asyncio.shield(service.ended)
         service.become("starting")
+        service.fault = None
         service.restarts += service.started_at is not None
         try:
             service.process, over = await self._launch(service)
         except BaseException as error:
-            service.become("failed", error.message if isinstance(error, MoorageError) else "It was not started.")
+            service.fault = error if isinstance(error, MoorageError) else None
+            service.become("failed", service.fault.message if service.fault else "It was not started.")
             service.failures += 1
             raise
         service.ended = asyncio.ensure_future(self._await_end(service, service.process, over))
@@ -292,7 +296,8 @@ class LocalServices:
             else:
                 await asyncio.sleep(max(PROBE_EVERY, PROBE_SHARE * (time.monotonic() - begun)))
         service.failures += 1
-        raise ServiceUnavailable(service.reason, late=late)
+        service.fault = ServiceUnavailable(service.reason, late=late)
+        raise service.fault
 
     async def _await_end(self, service: _Service, process: Process, over: contextlib.AsyncExitStack) -> None:
         begun = time.monotonic()
@@ -343,12 +348,12 @@ class LocalServices:
 async def _settled(service: _Service) -> None:
     """Wait for a kept service while it starts.
 
-    Raises ServiceUnavailable with the reason if it has failed.
+    Raises why its start has failed, ServiceUnavailable if it has ended since.
     """
     while service.state == "starting":
         await service.changed.wait()
     if service.state != "ready":
-        raise ServiceUnavailable(service.reason or f"Service {service.spec.key} is {service.state}.")
+        raise service.fault or ServiceUnavailable(service.reason or f"Service {service.spec.key} is {service.state}.")
 
 
 def _state(service: _Service) -> ServiceState:
@@ -360,7 +365,14 @@ def _state(service: _Service) -> ServiceState:
         started_at=service.started_at,
         reason=service.reason,
         log_tail=service.tail.decode(errors="replace"),
+        idle_since=_idle_since(service),
     )
+
+
+def _idle_since(service: _Service) -> float | None:
+    if service.state != "ready" or service.leases or service.keeper is not None or service.idle is None:
+        return None
+    return service.idle.when() - service.spec.idle_after
 
 
 def _ending(ended: Exit) -> str:

@@ -120,8 +120,8 @@ class Engine:
     async def export(self, image: str, target: Path) -> None:
         """Write the files of an image that is here as the tar `target`; nothing of it is run."""
         with _trouble(self.url, f"The files of image {image} cannot be had"):
-            config = {"Image": image, "Cmd": ["-"], "Labels": self._labels, "HostConfig": {"NetworkMode": "none"}}
-            container = await self._client.containers.create(config)
+            config = {"Image": image, "Cmd": ["-"], "Labels": self._labels, "NetworkDisabled": True}
+            container = await self._client.containers.create(config)  # type: ignore[arg-type]
             try:
                 async with self._client._query(f"containers/{container.id}/export", timeout=UNLIMITED) as answer:
                     with target.open("wb") as file:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from . import output
+from . import log
 from .conversation import Conversation
 from .event import Event, send_json
 from .exchange import Exchange
@@ -29,7 +29,7 @@ class Adapter:
         """Answer a request."""
         kind, run, root, scheme, host, port = scope["headers"].pop(0)[1].decode("latin-1").split(" ")
         self._describe(scope, root, scheme, (host, int(port)))
-        output.RUN.set(run)
+        log.RUN.set(run)
         try:
             if scope["type"] == "websocket":
                 conversation = Conversation(send, run, self.seconds, public=self.public)
@@ -44,7 +44,7 @@ class Adapter:
         except (SystemExit, KeyboardInterrupt) as end:  # uvicorn would take it for an error
             leave_as(end)
         finally:
-            output.finish(run)
+            log.finish(run)
 
     def _describe(self, scope: Scope, root: str, scheme: str, client: tuple[str, int]) -> None:
         """Complete a scope with what only the node knows (contract, section 2.6, A6 and A7)."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from . import output
+from . import log
 from .program import Send
 
 ERROR = b"moorage-error"
@@ -38,8 +38,8 @@ SILENT = Answer(status=500, why="no-response", text="Program returned without se
 
 def failure(error: BaseException, run: str, *, public: bool) -> Answer:
     """Answer in place of a program that raised; its owner finds the traceback in the log."""
-    text = output.traceback_of(error)
-    output.say(text)
+    text = log.traceback_of(error)
+    log.say(text)
     if not public:
         withheld = f"Traceback withheld, request {run}; the owner can read it in the program log."
         text = f"Internal error in program. {withheld}"

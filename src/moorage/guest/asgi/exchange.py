@@ -5,9 +5,9 @@ import math
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
-from . import output
+from . import log
 from .answers import LATE, SILENT, failure
-from .outputs import Outputs, is_output
+from .drafts import Outputs, is_output
 from .program import Application, Message, Receive, Scope, Send, run
 
 STOCK, HELD = b"Internal Server Error", 0.25
@@ -154,10 +154,10 @@ class Exchange:
     async def _expire(self) -> None:
         self._overdue = True
         if self._begun:
-            output.say(f"The answer is broken off: nothing came of it for {self._seconds:g} seconds.")
-            self._connection.transport.abort()
+            log.say(f"The answer is broken off: nothing came of it for {self._seconds:g} seconds.")
+            self._connection.transport.close()
         else:
-            output.say(LATE.text)
+            log.say(LATE.text)
             await LATE.send(self._send)
         assert self._task is not None
         self._task.cancel()
@@ -166,13 +166,13 @@ class Exchange:
         assert self._task is not None
         if self._task.cancelling() and isinstance(error, asyncio.CancelledError):  # late, or the host ends
             if not self._overdue:
-                self._connection.transport.abort()
+                self._connection.transport.close()
             return
         answer = failure(error, self._run_id, public=self._public)
         if self._overdue or self._complete:
             return
         if self._begun:
-            self._connection.transport.abort()
+            self._connection.transport.close()
         else:
             self._start = self._held = None
             await answer.send(self._send)
@@ -184,12 +184,12 @@ class Exchange:
             return
         elif self._begun or self._start is not None:
             self._start = None
-            output.say("The answer is broken off: the program returned before it was complete.")
-            self._connection.transport.abort()
+            log.say("The answer is broken off: the program returned before it was complete.")
+            self._connection.transport.close()
         elif self._outputs is not None:
             await self._outputs.send(self._send)
         else:
-            output.say(SILENT.text)
+            log.say(SILENT.text)
             await SILENT.send(self._send)
 
     def _help(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -3,7 +3,7 @@
 import os
 from typing import NoReturn
 
-from . import output
+from . import log
 
 NOT_IMPORTED, NOT_STARTED = 70, 71
 """Statuses of a program that cannot be imported, or that does not start."""
@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 def leave(status: int) -> NoReturn:
     """End at once; threads of the program may never end."""
-    output.finish_all()
+    log.finish_all()
     os._exit(status)
 
 
@@ -20,6 +20,6 @@ def leave_as(end: BaseException) -> NoReturn:
     """End as SystemExit asks for, or KeyboardInterrupt (contract, section 2.6, A21)."""
     code = end.code if isinstance(end, SystemExit) else INTERRUPTED
     if code is not None and not isinstance(code, int):
-        output.say(str(code))
+        log.say(str(code))
         code = 1
     leave(code or 0)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from . import output
+from . import log
 from .program import VERSIONS, Application, Message, run
 
 
@@ -53,7 +53,7 @@ class Lifespan:
             async with asyncio.timeout(within):
                 await self._heard.wait()
         except TimeoutError:
-            output.say(f"The shutdown of the program is not complete after {within:g} seconds.")
+            log.say(f"The shutdown of the program is not complete after {within:g} seconds.")
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": VERSIONS.copy(), "state": self.state}
@@ -61,7 +61,7 @@ class Lifespan:
             await run(self._application, scope, self._events.get, self._send)
         except Exception as error:
             if self.supported:
-                output.say(output.traceback_of(error))
+                log.say(log.traceback_of(error))
         finally:
             self._heard.set()
 
@@ -71,5 +71,5 @@ class Lifespan:
         if not self.supported:
             self._answer = message if isinstance(message, dict) else {}
         elif message["type"] == "lifespan.shutdown.failed":
-            output.say(f"The shutdown of the program failed: {message.get('message') or 'no reason given'}")
+            log.say(f"The shutdown of the program failed: {message.get('message') or 'no reason given'}")
         self._heard.set()

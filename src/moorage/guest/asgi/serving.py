@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from . import output
+from . import log
 from .adapter import CONNECTION, Adapter
 from .exits import NOT_IMPORTED, NOT_STARTED, leave, leave_as
 from .lifespan import Lifespan, NotStarted
@@ -42,7 +42,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, sys.stdin.fileno())
     os.close(nothing)
-    output.capture()
+    log.capture()
     loop = _new_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -51,7 +51,7 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt) as end:
         leave_as(end)
     loop.close()
-    output.finish_all()
+    log.finish_all()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -69,7 +69,7 @@ async def _live(settings: Settings) -> None:
     try:
         await lifespan.start(settings["startup_timeout"])
     except NotStarted as error:
-        output.say(str(error))
+        log.say(str(error))
         leave(NOT_STARTED)
     config.loaded_app = Adapter(
         program=program,
@@ -96,6 +96,7 @@ def _configured() -> Config:
         interface="asgi3",
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE,
+        workers=1,  # or a variable of the program's would tell
     )
     config.load()
     return config
@@ -114,7 +115,7 @@ def _imported(settings: Settings) -> Program:
     try:
         program = load(settings["entrypoint"], settings["module"], path)
     except BaseException as error:  # to be ended by its own import is no way to be served, either
-        output.say(str(error) if isinstance(error, NotLoaded) else output.traceback_of(error))
+        log.say(str(error) if isinstance(error, NotLoaded) else log.traceback_of(error))
         leave(NOT_IMPORTED)
     faulthandler.cancel_dump_traceback_later()
     return program

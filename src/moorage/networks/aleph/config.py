@@ -12,6 +12,17 @@ DEFAULT_RUNTIME = "63f07193e6ee9d207b7d1fcf8286f9aee34e6f12f101d2ec77c1229f92964
 """What programs made by the network's SDK name as their runtime (contract, section 2.3)."""
 
 
+class Registration(Table):
+    """`[networks.aleph.registration]`: what the network knows this node as, if it does."""
+
+    owner: Annotated[str | None, Field(description="Address of the node's owner.")] = None
+    address: Annotated[str | None, Field(description="URL of the node.")] = None
+    node_hash: Annotated[str | None, Field(description="Hash by which the network names the node.")] = None
+    terms_and_conditions: Annotated[
+        str | None, Field(description="Item hash of the terms and conditions of the node.")
+    ] = None
+
+
 class Settings(Table):
     """`[networks.aleph]`."""
 
@@ -38,6 +49,10 @@ class Settings(Table):
     )
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (), description="Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed."
+    )
+    registration: Registration = Field(
+        default_factory=Registration,
+        description="What the network knows this node as. Programs with `requirements.node` run where that fits.",
     )
     idle_timeout: Annotated[float, Field(ge=0)] = Field(
         3600.0, description="Seconds without a request after which a program is stopped; 0 is after each one."

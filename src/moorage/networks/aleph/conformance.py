@@ -14,8 +14,8 @@ from moorage.networks.aleph.manifest import FILE
 from moorage.networks.aleph.messages.matching import match
 from moorage.networks.aleph.messages.program import cron_path
 from moorage.networks.aleph.programs.deployments import Refusal
-from moorage.networks.aleph.programs.instances import GRACE
 from moorage.networks.aleph.programs.jobs import appointment, cancellable, delivery
+from moorage.networks.aleph.programs.launching import SHUTDOWN
 from moorage.networks.aleph.programs.logs import Line
 from moorage.networks.aleph.programs.samples import asked_for, completed
 from moorage.networks.aleph.trial import Breach, Inapplicable, Trial
@@ -215,8 +215,8 @@ async def _stays_within_memory(trial: Trial) -> str:
 
 async def _ends(trial: Trial) -> str:
     seconds = await trial.stop()
-    if seconds >= GRACE:
-        raise Breach(f"It did not end within {GRACE:g} s of SIGTERM, and was killed.")
+    if seconds >= SHUTDOWN:
+        raise Breach(f"It did not end within {SHUTDOWN:g} s.")
     return f"It took {seconds:.1f} s."
 
 
@@ -241,7 +241,7 @@ RULES = (
         hint="See its log above for the error. Ask for a path that it has with --request 'GET /path'.",
     ),
     Rule(
-        name="a page that there is not is its own to refuse",
+        name="what it does not have is its own to answer",
         judge=_knows_nothing_of_nonsense,
         hint="Answer what is not there with status 404; the answer goes to the client as it is.",
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.ledger.publisher import Change, Publisher
 from moorage.networks.aleph.local import Local
 from moorage.networks.aleph.programs import jobs
+from moorage.networks.aleph.programs.capacity import Capacity
 from moorage.networks.aleph.programs.deployments import Refusal, Resolver
 from moorage.networks.aleph.programs.files import Files
 from moorage.networks.aleph.programs.jobs import Apps
@@ -29,6 +31,7 @@ from moorage.networks.aleph.programs.launching import Launcher
 from moorage.networks.aleph.programs.registry import Registry
 from moorage.networks.aleph.programs.relay import Message, Receive, Send
 from moorage.networks.aleph.programs.replays import Replays
+from moorage.networks.aleph.programs.requirements import this_cpu, unmet
 from moorage.networks.aleph.programs.runs import Runs
 from moorage.networks.aleph.programs.runtimes import Runtimes
 from moorage.networks.aleph.programs.serving import Serving, program_of_host, refuse, target_of
@@ -97,6 +100,7 @@ class AlephSurface:
             claims=self._claims,
             visits=self._visits,
             tasks=(self._work,),
+            settled=self._reactor.settled,
             close=self._close,
             admits=_everybody if self.settings.public else None,
         )
@@ -117,7 +121,8 @@ class AlephSurface:
     def _registry(self, root: Path) -> Registry:
         self.files = Files(root / "trees", self._run)
         self.volumes = Volumes(root / "volumes", self._port.blobs)
-        resolver = Resolver(self.ledger, self._port.blobs, self.settings.addresses)
+        met = partial(unmet, cpu=this_cpu(), node=self.settings.registration)
+        resolver = Resolver(self.ledger, self._port.blobs, self.settings.addresses, met)
         runtimes = Runtimes(root / "runtimes", self.settings.runtimes, run=self._run, images=self._port)
         launcher = Launcher(
             root,
@@ -125,6 +130,7 @@ class AlephSurface:
             files=self.files,
             volumes=self.volumes,
             runtimes=runtimes,
+            capacity=Capacity(self._port.memory, self._port.services),
             python=self._python,
             guest_api=self._guests.serve,
         )

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from moorage.errors import MoorageError
+from moorage.errors import NODE, MoorageError
 from moorage.model.ids import new_id
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.programs.calls import Call, call, written
 from moorage.networks.aleph.programs.connections import Head
 from moorage.networks.aleph.programs.instances import Instance
+from moorage.networks.aleph.programs.jobs import told
 from moorage.networks.aleph.programs.runs import Runs
 from moorage.networks.base import Services
 
@@ -78,13 +79,13 @@ class Trial:
         return Call(run=new_id("run"), address=self.address)
 
     async def start(self) -> float:
-        """Start it; give the seconds that took. Raises Breach."""
+        """Start it; give the seconds that took. Raises Breach, and what keeps the node from starting anything."""
         begun = time.monotonic()
         try:
             async with self.services.acquire(self.instance.spec):
                 return time.monotonic() - begun
         except MoorageError as error:
-            raise Breach(error.message, error.hint if error.blames_app else None) from None
+            raise Breach(_fault(error).message) from None
 
     async def stop(self) -> float:
         """Tell it to end, and wait for that; give the seconds that took."""
@@ -109,7 +110,7 @@ class Trial:
         try:
             head = await call(self.services, self.instance, request, body.extend)
         except MoorageError as error:
-            raise Breach(f"{asked} was not answered: {error.message}") from None
+            raise Breach(f"{asked} was not answered: {_fault(error).message}") from None
         answer = Answer(asked=asked, head=head, body=bytes(body))
         if head.status >= 500:
             raise Breach(f"{answer.told}.")
@@ -146,3 +147,11 @@ class Trial:
         if not head:
             raise Breach(f"HEAD {self.path} was not answered.")
         return body
+
+
+def _fault(error: MoorageError) -> MoorageError:
+    """Give what the program did wrong; raises what is the node's own trouble."""
+    fault = told(error)
+    if fault.exit_status == NODE:
+        raise fault
+    return fault

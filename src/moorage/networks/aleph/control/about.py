@@ -95,10 +95,17 @@ def _execution(instance: Instance, state: ServiceState) -> dict[str, Any]:
     moments = dict.fromkeys(("defined_at", "preparing_at", "prepared_at", "starting_at", "stopping_at", "stopped_at"))
     started = None if state.started_at is None else iso(state.started_at)
     return {
-        "networking": {**NETWORKS, "mapped_ports": {}},
+        "networking": {**NETWORKS, "mapped_ports": _ports(instance)},
         "status": {**moments, "started_at": started},
         "running": state.state == "ready",
         **_kind(instance),
+    }
+
+
+def _ports(instance: Instance) -> dict[str, JSON]:
+    return {
+        str(port): {"host": each.host, "tcp": "tcp" in each.protocols, "udp": "udp" in each.protocols}
+        for port, each in instance.ports.items()
     }
 
 

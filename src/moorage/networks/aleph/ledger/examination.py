@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from moorage.blobs.base import Blobs
 from moorage.errors import NotFound
 from moorage.model.jobs import JSON
-from moorage.networks.aleph.ledger import facts
+from moorage.networks.aleph.ledger import facts, parents
 from moorage.networks.aleph.ledger.facts import Facts
 from moorage.networks.aleph.ledger.lookups import Lookups
 from moorage.networks.aleph.ledger.records import File, Record, Status
@@ -214,6 +214,8 @@ def _text(data: bytes) -> tuple[Mapping[str, JSON], str]:
 def _judged(lookups: Lookups, submission: Submission, found: Facts) -> Verdict:
     verdict = rules.judge(lookups, found.message, program=submission.program)
     store, file = found.message.content, submission.file
+    if verdict == PROCESSED and found.loaded is not None:
+        return parents.judge(lookups, found.loaded.program)
     if verdict != PROCESSED or not isinstance(store, Store):
         return verdict
     brought = file is not None and file.hash == store.item_hash

@@ -26,6 +26,7 @@ from moorage.networks.aleph.ledger.examination import (
 from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.ledger.records import File, Record
 from moorage.networks.aleph.ledger.writes import Entry
+from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
 from moorage.networks.aleph.messages.envelope import BROADCAST, BadMessage, MessageType, hash_kind, parse
 from moorage.networks.aleph.messages.rules import Message, Pending, Processed, names_of, same_address
@@ -171,7 +172,7 @@ class Publisher:
         files = await self._files(submission, examined)
         shown = envelope.shown(examined.content, size=examined.size)
         due = () if submission.unsigned else self.subscribers(shown)
-        programs = [each for each in due if not _own(each, facts.message, submission.program)]
+        programs = [each for each in due if not self._is_own(each, facts.message, submission.program)]
 
         def write(connection: Connection) -> None:
             writes.keep_processed(connection, _entry(submission, examined))
@@ -188,6 +189,15 @@ class Publisher:
         for target in examined.targets:
             self._tell(_forgotten(target))
         return [*_names(facts.message), *(file.hash for file in files)]
+
+    def _is_own(self, program: str, message: Message, through: str | None) -> bool:
+        """Tell whether any version of a program published a message itself (contract, section 2.9)."""
+        original = rules.original(self._ledger, program)
+        versions = {original, program, *(each.item_hash for each in self._ledger.referring(original))}
+        names = [name for version in versions for name in names_of(version)]
+        return through in versions or any(
+            same_address(name, who) for name in names for who in (message.owner, message.sender)
+        )
 
     async def _files(self, submission: Submission, examined: Examined) -> list[File]:
         """Give the files that come with a message; the code that a draft holds becomes one."""
@@ -234,14 +244,6 @@ class Publisher:
 async def _whole(work: Coroutine[Any, Any, T]) -> T:
     """See to the end what has begun, even if whoever asked for it is gone: what is durable must be told."""
     return await asyncio.shield(asyncio.create_task(work))
-
-
-def _own(program: str, message: Message, through: str | None) -> bool:
-    """Tell whether a program published a message itself (contract, section 2.9)."""
-    names = names_of(program)
-    return program == through or any(
-        same_address(name, own) for name in names for own in (message.owner, message.sender)
-    )
 
 
 def _names(message: Message) -> list[str]:

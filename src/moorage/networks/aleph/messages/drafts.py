@@ -33,7 +33,7 @@ class BadProgram(BadManifest):
 
     hint = "Correct each line; a path counts from the document as it was written."
 
-    def __init__(self, problems: tuple[Problem, ...], *, generation: Generation | None = None) -> None:
+    def __init__(self, problems: tuple[Problem, ...] = (), *, generation: Generation | None = None) -> None:
         self.problems, self.generation = problems, generation
         super().__init__("\n".join(map(str, problems)))
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -342,10 +343,14 @@ def export_mount(program: Program) -> str | None:
     return _absolute(program.export.mount) if program.export else None
 
 
+_IN_TARGETS = "/?%&=:@!$'()*+,;"
+"""What the target of a request has as it is, beside letters, digits and `-._~` (RFC 3986, section 3.4)."""
+
+
 def cron_path(program: Program) -> str:
     """Tell which path the program is asked for at a time of its `on.cron`; `/` unless `metadata.cron_path` says so."""
     path = program.metadata.get("cron_path")
-    return f"/{path.lstrip('/')}" if isinstance(path, str) else "/"
+    return quote(f"/{path.lstrip('/')}", safe=_IN_TARGETS) if isinstance(path, str) else "/"
 
 
 def _absolute(mount: str) -> str:

@@ -110,11 +110,12 @@ class Rejected:
 
     code: int
     reason: str
+    facts: Mapping[str, JSON] | None = None
 
     @property
     def details(self) -> dict[str, JSON]:
         """What the answer tells beside the code."""
-        return {"errors": [self.reason]}
+        return {"errors": [self.facts or self.reason]}
 
 
 Verdict = Processed | Pending | Rejected
@@ -373,6 +374,12 @@ def current_version(ledger: Ledger, original: Message) -> Message:
 def origin(machine: Machine, item_hash: str) -> str:
     """Give the hash that a program's volumes and data belong to, so that they survive its amends (section 2.5)."""
     return machine.replaces or item_hash
+
+
+def original(ledger: Ledger, item_hash: str) -> str:
+    """Give the program that a message is a version of: itself, if it amends none or is none."""
+    found = ledger.message(item_hash)
+    return origin(found.content, item_hash) if found is not None and isinstance(found.content, Machine) else item_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,9 +99,11 @@ def _described(request: Call) -> dict[str, JSON]:
 def written(request: Call, *, asgi: bool) -> bytes:
     """Write a request as the program, or the host of an ASGI program, is to read it."""
     root = f"{PATH.decode()}{request.address}" if request.address else ""
-    headers = [*request.headers, ("content-length", str(len(request.body)))]
-    if not any(name == "host" for name, _ in request.headers):
+    headers, given = list(request.headers), {name.lower() for name, _ in request.headers}
+    if "host" not in given:
         headers.insert(0, ("host", "localhost"))
+    if request.body and "content-length" not in given:
+        headers.append(("content-length", str(len(request.body))))
     target = request.path
     if asgi:
         target = root + target if request.kind == "http" else target

@@ -3,7 +3,10 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from socket import socket
 from typing import cast
 
 import httptools
@@ -18,6 +21,10 @@ READ_AHEAD = 256 * KIB
 """Bytes of an answer that are read before the client takes them."""
 MAX_HEAD = 256 * KIB
 """Bytes of the head of an answer."""
+TRIAL = 0.2
+"""Seconds after an answer by which a server has closed the connection that does not keep it."""
+BODILESS = frozenset({101, 204, 304})
+"""Statuses of answers without a body, even if they tell how long it is."""
 OURS = b"moorage"
 """Header by which the node tells a program's host about a request; `moorage-...` are those of its answers."""
 
@@ -48,10 +55,14 @@ class Head:
 
 
 class Pool:
-    """Connections to one running instance; those that are idle longer than `keep` seconds are not used again."""
+    """Connections to one running instance; those that are idle longer than `keep` seconds are not used again.
+
+    Simple servers close a connection after an answer without having said so, and no request is sent twice. So one that
+    is not `trusted` has to show first that it keeps a connection.
+    """
 
     def __init__(self, *, keep: float) -> None:
-        self.keep = keep
+        self.keep, self.trusted = keep, True
         self._idle: deque[tuple[float, Connection]] = deque()
         self._loop = asyncio.get_running_loop()
 
@@ -64,10 +75,11 @@ class Pool:
             since, connection = self._idle.pop()
             if connection.usable and self._loop.time() - since < self.keep:
                 return connection
+            self.trusted = self.trusted and not connection.closed
             connection.abort()
         sock = await endpoint.connect()
         try:
-            _, protocol = await self._loop.create_connection(Connection, sock=sock)
+            _, protocol = await self._loop.create_connection(partial(Connection, sock), sock=sock)
         except OSError as error:
             sock.close()
             raise ServiceUnavailable(f"The program takes no connection: {error.strerror}.") from error
@@ -75,10 +87,16 @@ class Pool:
 
     def give_back(self, connection: "Connection") -> None:
         """Keep a connection whose answer has been read to its end, or close it."""
-        if connection.settle():
+        if not connection.settle():
+            connection.abort()
+        elif self.trusted:
             self._idle.append((self._loop.time(), connection))
         else:
-            connection.abort()
+            self._loop.call_later(TRIAL, self._judge, connection)
+
+    def _judge(self, connection: "Connection") -> None:
+        self.trusted = not connection.closed
+        connection.abort()
 
     def close(self) -> None:
         """Close what is idle."""
@@ -89,8 +107,8 @@ class Pool:
 class Connection(asyncio.Protocol):
     """A connection to a program, and the answer that is read from it."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, sock: socket) -> None:
+        self._socket, self._loop = sock, asyncio.get_running_loop()
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -116,11 +134,16 @@ class Connection(asyncio.Protocol):
         self._ahead = 0
         self._paused = False
         self._head: Head | None = None
-        self._begun = False
+        self._begun = self._asking = False
         self._complete = self._kept = False
         self._bodiless = False
         self.rest = b""
         """What came after the head of an answer that changes the protocol."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._closed
 
     @property
     def usable(self) -> bool:
@@ -129,17 +152,19 @@ class Connection(asyncio.Protocol):
 
     # asking
 
-    def begin(self, request: bytes, *, silence: float, bodiless: bool) -> None:
-        """Send the head of a request, and whatever of its body is there."""
+    def begin(self, request: bytes, *, silence: float, bodiless: bool, more: bool = False) -> None:
+        """Send the head of a request, and whatever of its body is there; `more` of that may come."""
         self._begun, self._bodiless, self._silence = True, bodiless, silence
+        self._asking = more
         self._alive = self._loop.time()
         self._timer = self._loop.call_later(silence, self._look)
         self.transport.write(request)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, more: bool) -> None:
         """Send more of a body, and wait until the program takes it."""
         self._alive = self._loop.time()
         self.transport.write(data)
+        self._asking = more
         if self._drained is not None:
             await self._drained
 
@@ -174,7 +199,7 @@ class Connection(asyncio.Protocol):
     def settle(self) -> bool:
         """End an exchange; tell whether the connection can be used again."""
         self._unset()
-        sound = self._complete and self._kept and self.usable
+        sound = self._complete and self._kept and self.usable and not self._asking
         if not sound or self.transport.get_write_buffer_size():
             return False
         if self._bodiless:  # the parser knows nothing of HEAD, and waits for a body
@@ -269,7 +294,12 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Take note that it is gone."""
+        """Take note that it is gone; a server that did not want all of a body may have answered before."""
+        self._closed = True
+        if error is not None and self._begun and not self._complete:
+            with suppress(OSError):
+                while data := self._socket.recv(READ_AHEAD):
+                    self.data_received(data)
         self._finish()
 
     def _finish(self) -> None:
@@ -297,13 +327,14 @@ class Connection(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:  # it only says that the answer will come
             self._raw = []
             return
-        kept = self._raw if status == 101 else [header for header in self._raw if header[0] not in HOP]
+        left_out = HOP | {b"content-length"} if status in BODILESS else HOP
+        kept = self._raw if status == 101 else [header for header in self._raw if header[0] not in left_out]
         private = {name: value for name, value in kept if name.startswith(OURS)}
         if private:
             kept = [header for header in kept if header[0] not in private]
         self._head = Head(status=status, headers=kept, private=private)
         self._kept = self._parser.should_keep_alive()  # the parser knows it no more at the end of the body
-        if self._bodiless or status in {204, 304, 101}:
+        if self._bodiless or status in BODILESS:
             self._complete = True
         self._tell()
 
@@ -313,7 +344,7 @@ class Connection(asyncio.Protocol):
             return
         self._pieces.append(body)
         self._ahead += len(body)
-        if self._ahead > READ_AHEAD and not self._paused:
+        if self._ahead > READ_AHEAD and not self._paused and not self._closed:
             self._paused = True
             self.transport.pause_reading()
         self._tell()

@@ -1,7 +1,7 @@
 """What an address serves: a version of a program, with every file that it needs (contract, sections 2.3 and 3.7)."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,13 @@ from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
 from moorage.networks.aleph.messages.hashes import BadHash, kind_of
-from moorage.networks.aleph.messages.program import ImmutableVolume, PersistentVolume, Program, is_address
+from moorage.networks.aleph.messages.program import (
+    ImmutableVolume,
+    PersistentVolume,
+    Program,
+    Requirements,
+    is_address,
+)
 from moorage.networks.aleph.messages.rules import Machine
 
 MISSING = "400: Code, runtime or data not available"
@@ -71,8 +77,14 @@ class Refusal:
 class Resolver:
     """Looks up what addresses serve."""
 
-    def __init__(self, ledger: Ledger, blobs: Blobs, addresses: Mapping[str, str]) -> None:
-        self._ledger, self._blobs = ledger, blobs
+    def __init__(
+        self,
+        ledger: Ledger,
+        blobs: Blobs,
+        addresses: Mapping[str, str],
+        unmet: Callable[[Requirements | None], str | None] = lambda _: None,
+    ) -> None:
+        self._ledger, self._blobs, self._unmet = ledger, blobs, unmet
         self._addresses = {address.lower(): ref for address, ref in addresses.items()}
 
     def deployment(self, address: str) -> Deployment | Refusal:
@@ -102,12 +114,9 @@ class Resolver:
         amends = [each for each in self._ledger.referring(origin) if isinstance(each.content, Machine)]
         return max(amends, key=lambda each: each.time, default=message).item_hash
 
-    def origin(self, item_hash: str) -> str:
-        """Give the original of the program that a message is a version of."""
-        message = self._ledger.message(item_hash)
-        if message is None or not isinstance(message.content, Machine):
-            return item_hash
-        return rules.origin(message.content, item_hash)
+    def original(self, item_hash: str) -> str:
+        """Give the program that a message is a version of."""
+        return rules.original(self._ledger, item_hash)
 
     def version(self, item_hash: str, refs: Mapping[str, str] | None = None) -> Deployment | Refusal:
         """Find a processed program by the hash of its own message, whatever version an address serves.
@@ -118,12 +127,16 @@ class Resolver:
         if loaded is None or message is None or not isinstance(message.content, Machine):
             return Refusal(status=404, error=f"Hash not found: {item_hash}")
         files = {
-            ref: self._file(ref, use_latest=latest) if refs is None else self._file(refs.get(ref, ref), use_latest=False)
+            ref: self._file(ref, use_latest=latest) if refs is None else self._file(refs[ref], use_latest=False)
             for ref, latest in _references(loaded.program)
         }
         absent = [ref for ref, file in files.items() if file is None]
         if absent:
             return Refusal(status=400, error=MISSING)
+        if runtime := self._runtime(loaded.program, refs):
+            files[loaded.program.runtime.ref] = runtime
+        if lacking := self._unmet(loaded.program.requirements):
+            return Refusal(status=503, error=f"This node does not satisfy requirements.{lacking}")
         return Deployment(
             item_hash=item_hash,
             origin=rules.origin(message.content, item_hash),
@@ -133,9 +146,12 @@ class Resolver:
             unsigned=self._ledger.unsigned(item_hash),
         )
 
-    def stored(self, ref: str, *, use_latest: bool) -> StoredFile | None:
-        """Find the file of any reference, such as that of a runtime."""
-        return self._file(ref, use_latest=use_latest)
+    def _runtime(self, program: Program, refs: Mapping[str, str] | None) -> StoredFile | None:
+        """Find the file of a runtime, without which a program runs as well."""
+        ref = program.runtime.ref
+        if refs is None:
+            return self._file(ref, use_latest=program.runtime.use_latest)
+        return self._file(refs[ref], use_latest=False) if ref in refs else None
 
     def _file(self, ref: str, *, use_latest: bool) -> StoredFile | None:
         if is_address(ref):

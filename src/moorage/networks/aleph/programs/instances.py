@@ -70,17 +70,21 @@ def make_instance(
 
     @contextlib.asynccontextmanager
     async def reach(port: int, kind: SocketKind) -> AsyncIterator[socket]:
-        async with services.acquire(instance.spec):
+        async with services.acquire(spec):
             with await services.connect(key, port, kind) as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
     async def prepared() -> AsyncIterator[ProcessSpec]:
         wanted = deployment.program.resources.published_ports
-        async with launcher.prepared(deployment, log, begun) as spec, forwarded(wanted, ports, reach):
-            pool.keep = KEPT[begun.interface]
+        async with (
+            launcher.capacity.held(key, deployment.program),
+            launcher.prepared(deployment, log, begun) as process,
+            forwarded(wanted, ports, reach),
+        ):
+            pool.keep, pool.trusted = KEPT[begun.interface], begun.interface == "asgi"
             try:
-                yield spec
+                yield process
             finally:
                 pool.close()
 
@@ -101,8 +105,7 @@ def make_instance(
         patient=persistent,
         output=log.write,
     )
-    instance = Instance(deployment=deployment, log=log, begun=begun, pool=pool, spec=spec, ports=ports)
-    return instance
+    return Instance(deployment=deployment, log=log, begun=begun, pool=pool, spec=spec, ports=ports)
 
 
 @contextlib.asynccontextmanager

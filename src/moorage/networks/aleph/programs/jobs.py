@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from moorage.errors import (
+    AppUnavailable,
+    IdempotencyConflict,
     JobCancelled,
     JobTimedOut,
     MoorageError,
@@ -81,7 +83,13 @@ class Apps:
             lost_retries=RETRIES,
             labels=self._labels(item_hash, parameters["trigger"]),
         )
-        await self._port.submit(spec, caller=OPERATOR, job_id=run)
+        try:
+            await self._port.submit(spec, caller=OPERATOR, job_id=run)
+        except IdempotencyConflict:
+            return  # an earlier version of the node accepted it, and wrote it down in another way
+        except AppUnavailable:
+            del self._known[item_hash]  # the operator took it away: the next try makes another
+            raise
 
     async def busy(self, item_hash: str, trigger: str) -> bool:
         """Tell whether a run of any version of a program that this trigger caused is not over."""
@@ -89,7 +97,7 @@ class Apps:
         return bool(await self._port.list_jobs(where, Page(limit=1)))
 
     def _labels(self, item_hash: str, trigger: str) -> dict[str, str]:
-        return {"program": self._registry.origin(item_hash), "trigger": trigger}
+        return {"program": self._registry.original(item_hash), "trigger": trigger}
 
     async def _app(self, item_hash: str) -> str:
         async with self._lock:
@@ -191,11 +199,11 @@ async def _once(ctx: Context, home: Home, instance: Instance, program: str) -> R
 def _listening(ctx: Context, instance: Instance, *, run: str | None) -> Iterator[None]:
     """Write into the job's log what the program says, for one of its runs or for all."""
     trigger = ctx.job.spec.parameters["trigger"]
-    ours = trigger in TRIGGERS
+    ours, answers = trigger in TRIGGERS, trigger in {"request", "event"}
 
     def tell(line: Line) -> None:
         if run in (None, line.run) or (line.run is None and not ours):
-            stream: Stream = "stdout" if line.source == "stdout" and trigger != "request" else "stderr"
+            stream: Stream = "stdout" if line.source == "stdout" and not answers else "stderr"
             ctx.log(stream, f"{line.text}\n".encode())
 
     unlisten = instance.log.listen(tell)

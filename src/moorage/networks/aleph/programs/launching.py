@@ -21,6 +21,7 @@ from moorage.model.limits import MIB, Limits
 from moorage.networks.aleph.config import Settings
 from moorage.networks.aleph.messages.hashes import BadHash, host_label
 from moorage.networks.aleph.messages.program import Interface, Program, volume_name
+from moorage.networks.aleph.programs.capacity import Capacity, memory_of
 from moorage.networks.aleph.programs.deployments import Deployment
 from moorage.networks.aleph.programs.export import Place as ExportPlace
 from moorage.networks.aleph.programs.files import Files
@@ -28,7 +29,7 @@ from moorage.networks.aleph.programs.layout import Layout, lay_out
 from moorage.networks.aleph.programs.logs import ProgramLog
 from moorage.networks.aleph.programs.runtimes import Runtimes
 from moorage.networks.aleph.programs.volumes import Volumes, watched
-from moorage.sandbox.base import LISTENER, SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly, Scratch, Writable
+from moorage.sandbox.base import LISTENER, SANDBOX_UID, Mount, Overlay, ProcessSpec, ReadOnly, Writable
 
 HOST = "/run/moorage"
 """Where the sandbox shows the host of ASGI programs."""
@@ -100,10 +101,12 @@ class Launcher:
         files: Files,
         volumes: Volumes,
         runtimes: Runtimes,
+        capacity: Capacity,
         python: Callable[[], Awaitable[Path]],
         guest_api: GuestApi,
     ) -> None:
         self._settings, self._files, self._volumes, self._runtimes = settings, files, volumes, runtimes
+        self.capacity = capacity
         self._python, self._guest_api = python, guest_api
         self._instances = empty(root / "instances")
 
@@ -118,7 +121,7 @@ class Launcher:
             layout, layer, root = await asyncio.gather(
                 lay_out(deployment, self._files, self._volumes, place.directory),
                 self._runtime(log),
-                self._runtimes.root_of(deployment.program.runtime.ref, log),
+                self._runtimes.root_of(deployment, log),
             )
             _warn(deployment.program, log)
             python = python_runtime(layer)
@@ -196,7 +199,7 @@ class Launcher:
             env=environment(deployment, python),
             mounts=mounts,
             stdin=self._configuration(program, layout) if asgi else b"",
-            limits=_limits(program, layout.mounts),
+            limits=_limits(program),
             network="internet" if program.environment.internet else "none",
             listener=place.listen("listener") if asgi else None,
             root=True,
@@ -253,11 +256,11 @@ def _label(item_hash: str) -> str:
         return item_hash.lower()[:63]
 
 
-def _limits(program: Program, mounts: tuple[Mount, ...]) -> Limits:
-    """Give what a program may use; scratch volumes are memory of the sandbox, beside its own."""
-    own = program.resources.memory * MIB
-    scratch = sum(mount.size for mount in mounts if isinstance(mount, Scratch))
-    return Limits(cpus=float(program.resources.vcpus), memory=own + scratch, pids=PIDS, tmp=min(own, Limits().tmp))
+def _limits(program: Program) -> Limits:
+    memory = program.resources.memory * MIB
+    return Limits(
+        cpus=float(program.resources.vcpus), memory=memory_of(program), pids=PIDS, tmp=min(memory, Limits().tmp)
+    )
 
 
 def _warn(program: Program, log: ProgramLog) -> None:

@@ -84,14 +84,15 @@ def _bound(protocols: frozenset[str], number: int) -> list[socket.socket]:
 @contextlib.asynccontextmanager
 async def _streams(listener: socket.socket, port: int, reach: Reach) -> AsyncIterator[None]:
     async with _tasks() as start:
-        server = await asyncio.start_server(lambda *client: start(_stream(*client, port, reach)), sock=listener)
+        server = await asyncio.start_server(lambda *client: start(_stream(client, port, reach)), sock=listener)
         try:
             yield
         finally:
             server.close()
 
 
-async def _stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, reach: Reach) -> None:
+async def _stream(client: tuple[asyncio.StreamReader, asyncio.StreamWriter], port: int, reach: Reach) -> None:
+    reader, writer = client
     try:
         async with reach(port, socket.SOCK_STREAM) as connection:
             inner_reader, inner_writer = await asyncio.open_connection(sock=connection)

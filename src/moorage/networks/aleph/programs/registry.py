@@ -52,9 +52,9 @@ class Registry:
         """Give the version of a program that its triggers are for now, by the hash of any of its versions."""
         return self._resolver.newest(item_hash) or item_hash
 
-    def origin(self, item_hash: str) -> str:
+    def original(self, item_hash: str) -> str:
         """Name the program that a version is of."""
-        return self._resolver.origin(item_hash)
+        return self._resolver.original(item_hash)
 
     def past(self, item_hash: str, refs: Mapping[str, str]) -> Deployment | Refusal:
         """Find a version of a program with what its references once led to."""
@@ -104,7 +104,7 @@ class Registry:
         return isinstance(served, Refusal) or served.key != deployment.key
 
     def _outdated(self, deployment: Deployment) -> bool:
-        """Tell whether a version was kept running that is no longer the newest: its own address starts it if need be."""
+        """Tell whether a version is kept running, and is no longer the newest: its own address starts it if need be."""
         return deployment.key in self._kept and not self._is_current(deployment.item_hash)
 
     def _is_current(self, item_hash: str) -> bool:

@@ -89,12 +89,12 @@ class Exchange:
         Raises Broken, Overdue, TooLarge: before the client has got anything, or else the connection to it is broken
         off already.
         """
+        if self._link.lost:  # while the program was started
+            self.left = True
+            raise Broken("the client left")
         self._link.on_lost = self._leave
         pump = None
         try:
-            if self._link.lost:  # while the program was started
-                self.left = True
-                raise Broken("the client left")
             chunked = body and b"transfer-encoding: chunked\r\n" in request
             more = body
             if body:
@@ -102,7 +102,7 @@ class Exchange:
                 request += _chunk(first) if chunked else first
                 if chunked and not more:
                     request += b"0\r\n\r\n"
-            self._connection.begin(request, silence=self._limits.silence, bodiless=scope["method"] == "HEAD")
+            self._connection.begin(request, silence=self._limits.silence, bodiless=scope["method"] == "HEAD", more=more)
             if more:
                 pump = asyncio.ensure_future(self._pump(chunked=chunked))
             head = await self._connection.head()
@@ -146,7 +146,7 @@ class Exchange:
                 data, more = await self._next()
                 if chunked:
                     data = _chunk(data) + (b"" if more else b"0\r\n\r\n")
-                await self._connection.write(data)
+                await self._connection.write(data, more=more)
         except (Broken, TooLarge) as error:
             self._connection.fail(error)
 
@@ -165,14 +165,21 @@ class Tunnel:
     """Bytes both ways between a client and a program, until either has left."""
 
     def __init__(self, link: ClientLink, connection: Connection, head: Head) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ours, theirs = _End(self.over), _End(self.over)
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ours, theirs = _End(self._over), _End(self._over)
         client = link.tunnel(ours)
         program = connection.upgrade(theirs)
         ours.other, theirs.other = program, client
         ours.own, theirs.own = client, program
         lines = b"".join(b"%s: %s\r\n" % header for header in head.headers if not header[0].startswith(OURS))
         client.write(b"HTTP/1.1 101 Switching Protocols\r\n%s\r\n%s" % (lines, connection.rest))
+        self._ends = (client, program)
+
+    async def last(self, stopping: "asyncio.Future[Any]") -> None:
+        """Stay until either has left, or the node stops."""
+        await asyncio.wait({self._over, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for end in self._ends:
+            end.close()
 
 
 class _End(asyncio.Protocol):

@@ -69,7 +69,7 @@ class Replays:
     """Makes runs again: in an instance of their own, with what the references led to then.
 
     Persistent volumes begin as those of a new program and are removed afterwards: what the program's own held at the
-    time of the run is not known. The guest API is the program's own, with its cache, and what it publishes is published.
+    time of the run is not known. The guest API is the program's, with its cache, and what it publishes is published.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Replays:
             raise Invalid(f"Run {run_id} has not ended, or was written down only in part.")
         again = new_id("run")
         request = self._request(run, again)
-        log = self._registry.log_of(self._registry.origin(run.item_hash))
+        log = self._registry.log_of(self._registry.original(run.item_hash))
         instance = self._registry.apart(self._deployment(run, again), log)
         try:
             await recorded(self._runs, self._services, instance, request, trigger=TRIGGER, write=lambda _: None)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import SchemaError
+from pydantic_core import SchemaError, SchemaValidator
 from pydantic_core.core_schema import str_schema
 
 from moorage.networks.aleph.config import Registration
@@ -77,7 +76,7 @@ def _node(required: NodeRequirements, node: Registration) -> Iterator[str]:
 def _matches(pattern: str, text: str | None) -> bool:
     """Look for a stranger's pattern, in a time that grows with the text only: Python's own might take for ever."""
     try:
-        TypeAdapter(str_schema(pattern=pattern, regex_engine="rust-regex"))
+        validator = SchemaValidator(str_schema(pattern=pattern, regex_engine="rust-regex"))
     except SchemaError:
         return False
-    return False
+    return validator.isinstance_python(text)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from moorage.blobs.base import Blobs
-from moorage.errors import MoorageError
+from moorage.errors import Malformed, MoorageError
 from moorage.model.jobs import JSON
 from moorage.model.limits import MIB
 from moorage.networks.aleph.ledger.ledger import Ledger
@@ -32,10 +32,6 @@ OUTPUT_DATA = b"moorage-output-data"
 """Header by which the host of ASGI programs brings what a program put out beside its answer (section 2.6, A28)."""
 
 
-_OF_ONE_REQUEST = HOP | {b"content-length"}
-"""Headers that are made anew with each request."""
-
-
 def is_recorded(program: Program) -> bool:
     """Tell whether requests of clients to a program are written down."""
     return program.export is not None or program.environment.reproducible
@@ -51,7 +47,7 @@ def described(
     message: str | None = None,
 ) -> dict[str, JSON]:
     """Describe a request, but for its body, so that it can be made again (see `replays`)."""
-    kept = [[_text(name), _text(value)] for name, value in headers if name not in _OF_ONE_REQUEST]
+    kept = [[_text(name), _text(value)] for name, value in headers if name not in HOP]
     return {
         "kind": kind,
         "address": address,
@@ -128,7 +124,8 @@ class Recording:
 
     async def end(self, head: Head | None) -> Export | None:
         """Keep what the program leaves, and write down what came of the run; what fails is told to its owner."""
-        run = replace(self._run, ended=time.time(), status=self.status)
+        status = head.status if self.status is None and head is not None else self.status  # of a tunnel: no answer
+        run = replace(self._run, ended=time.time(), status=status)
         export = await self._runs.exported(self._instance, run.run_id, head)
         try:
             await self._begun
@@ -173,7 +170,7 @@ class Runs:
         data = head.private.get(OUTPUT_DATA) if head is not None else None
         try:
             if data is not None:
-                return await self._output(base64.b64decode(data))
+                return await self._output(data)
             if instance.begun.export is not None:
                 if instance.exporting is None:
                     instance.exporting = Turns(lambda: self._archive(instance))
@@ -183,8 +180,11 @@ class Runs:
             instance.log.say(f"Its export is not stored: {error.message}", run=run_id)
         return None
 
-    async def _output(self, data: bytes) -> Export:
-        digest, size = await self.blobs.put_bytes(data)
+    async def _output(self, encoded: bytes) -> Export:
+        try:
+            digest, size = await self.blobs.put_bytes(base64.b64decode(encoded))
+        except ValueError:  # it comes from the program's side, which may say what it likes
+            raise Malformed("What was put out is not in base64.") from None
         await self._publisher.add_file(File(hash=digest, digest=digest, size=size))
         return Export(encoding="plain", mount=None, file_hash=digest, size=size)
 

@@ -1,7 +1,7 @@
 """Root file systems of programs: what their runtimes stand for on this node (contract, section 2.3).
 
-It is the operator who maps them. So what they hold is believed, unlike the archives of programs: links may be absolute
-and modes are kept; only devices are left out. It is unpacked in the sandbox all the same.
+They are the operator's, or were stored as runtimes are on the network. Unlike in the archives of programs, links may be
+absolute there, and devices are left out: the node itself follows no link of theirs, and the sandbox shows them alone.
 """
 
 import asyncio
@@ -16,16 +16,20 @@ from moorage.blobs.space import disk_full
 from moorage.errors import BadArchive, MoorageError, SourceNotFound
 from moorage.layers.once import Once, Progress
 from moorage.layers.publish import discard, empty, publish
-from moorage.model.limits import GIB
 from moorage.networks.aleph.config import DEFAULT_RUNTIME
+from moorage.networks.aleph.programs.deployments import Deployment
+from moorage.networks.aleph.programs.files import MAX_BYTES, most_bytes
 from moorage.networks.aleph.programs.logs import ProgramLog
-from moorage.networks.aleph.programs.squashfs import IN, MAGIC, OUT, Run, require_tools, run_tool
+from moorage.networks.aleph.programs.squashfs import IN, MAGIC, OUT, Run, Squashfs, run_tool
 from moorage.sandbox.base import ReadOnly, Writable
 
 BUILT_IN = "python"
 IMAGE = "image:"
-MAX_FILE = 64 * GIB
-UNSQUASH = f"unsquashfs -da 64 -fr 64 -no-xattrs -no-exit-code -no-progress -f -d {OUT} {IN}"
+MAX_MEMBERS = 400_000
+UNKNOWN = (
+    "The runtime {ref} is not on this node: the program runs on the built-in one. "
+    "The operator can map it to a root file system, or to `python`, in [networks.aleph.runtimes]."
+)
 UNTAR = f"tar -x -p --no-same-owner --anchored --exclude=dev/* --exclude=./dev/* -f {IN} -C {OUT}"
 
 
@@ -47,26 +51,29 @@ class Runtimes:
         self._root, self._staging = root, empty(root / ".staging")
         self._mapped = {DEFAULT_RUNTIME: BUILT_IN, **mapped}
         self._run, self._images = run, images
+        self._squashfs = Squashfs(self._staging, run)
         self._once = Once()
 
-    async def root_of(self, ref: str, log: ProgramLog) -> Path | None:
-        """Give the root file system of a runtime; None for the built-in one, which is that of the machine.
+    async def root_of(self, deployment: Deployment, log: ProgramLog) -> Path | None:
+        """Give the root file system of a program; None for the built-in runtime, which has that of the machine.
 
         A runtime that is not to be had keeps no program from running: the log says why it runs on the built-in one.
         """
+        ref = deployment.program.runtime.ref
+        stored = deployment.files.get(ref)
         meant = self._mapped.get(ref)
-        if meant is None:
-            log.say(
-                f"The runtime {ref} is not on this node: the program runs on the built-in one. "
-                "The operator can map it to a root file system, or to `python`, in [networks.aleph.runtimes]."
-            )
-        if meant is None or meant == BUILT_IN:
+        if meant == BUILT_IN:
             return None
         try:
-            return await self._tree(meant)
+            if meant is not None:
+                return await self._tree(meant)
+            if stored is not None and _is_squashfs(stored.path):
+                return await self._unpacked(stored.digest, file=stored.path)
         except (MoorageError, OSError) as error:
             log.say(f"The runtime {ref} cannot be used, the program runs on the built-in one: {error}")
             return None
+        log.say(UNKNOWN.format(ref=ref))
+        return None
 
     async def _tree(self, meant: str) -> Path:
         if meant.startswith(IMAGE):
@@ -99,13 +106,14 @@ class Runtimes:
 
     async def _unpack(self, file: Path, place: Path) -> None:
         tree = place / "tree"
-        tree.mkdir()
-        squashed = _is_squashfs(file)
-        if squashed:
-            require_tools()
-        mounts = (ReadOnly(source=file, target=IN), Writable(source=tree, target=OUT))
-        if await run_tool(self._run, UNSQUASH if squashed else UNTAR, mounts, max_file=MAX_FILE):
-            raise BadArchive(f"{file.name} is no squashfs image or tar, or is damaged.")
+        if _is_squashfs(file):
+            limit = most_bytes(file)
+            await self._squashfs.unpack(file, tree, max_members=MAX_MEMBERS, max_bytes=limit, devices=True)
+        else:
+            tree.mkdir()
+            mounts = (ReadOnly(source=file, target=IN), Writable(source=tree, target=OUT))
+            if await run_tool(self._run, UNTAR, mounts, max_file=MAX_BYTES):
+                raise BadArchive(f"{file.name} is no squashfs image or tar, or is damaged.")
         tree.chmod(0o755)
 
     @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from moorage.errors import DiskFull, MoorageError, SandboxUnavailable, ServiceUnavailable
+from moorage.errors import DiskFull, MoorageError, NoCapacity, SandboxUnavailable, ServiceUnavailable
 from moorage.model.ids import new_id
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.config import Settings
@@ -78,6 +78,17 @@ def program_of_host(scope: Mapping[str, Any], domains: Mapping[str, str]) -> str
         return label
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A client's request to a program, and the run that it makes."""
+
+    target: Target
+    run: str
+    scope: Message
+    receive: Receive
+    send: Send
+
+
 class Serving:
     """Answers clients of programs."""
 
@@ -94,81 +105,63 @@ class Serving:
             await refuse(send, refusal if target.root or refusal.status != 400 else _NOBODY)
             return
         if _length(scope) > self._settings.max_body:
-            await refuse(send, _TOO_LARGE, close=True)
+            await refuse(send, _TOO_LARGE)
             return
         assert isinstance(found, Instance)
-        run = new_id("run")
+        request = _Request(target=target, run=new_id("run"), scope=scope, receive=receive, send=send)
         try:
             async with connected(self._services, found) as connection:
-                await self._run(found, connection, target, run, scope, receive, send)
+                await self._run(found, connection, request)
         except MoorageError as error:
-            found.log.say(error.message, run=run)
+            found.log.say(error.message, run=request.run)
             await refuse(send, _not_started(found, error))
 
-    async def _run(
-        self,
-        instance: Instance,
-        connection: Connection,
-        target: Target,
-        run: str,
-        scope: Message,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def _run(self, instance: Instance, connection: Connection, request: _Request) -> None:
         """Pass a request on; where its program asks for that, write the run down and keep what it exports."""
         recording = None
         if is_recorded(instance.deployment.program):
-            recording = self._runs.begin(instance, run, "http", _asked(target, scope))
-            receive, send = recording.watched(receive, send)
-        head = await self._pass(instance, connection, target, run, scope, receive, send)
+            recording = self._runs.begin(instance, request.run, "http", _asked(request.target, request.scope))
+            receive, send = recording.watched(request.receive, request.send)
+            request = replace(request, receive=receive, send=send)
+        head = await self._pass(instance, connection, request)
         if recording is not None:
             await recording.end(head)
         elif head is not None and OUTPUT_DATA in head.private:
-            await self._runs.add_output(instance, run, head)
+            await self._runs.add_output(instance, request.run, head)
 
-    async def _pass(
-        self,
-        instance: Instance,
-        connection: Connection,
-        target: Target,
-        run: str,
-        scope: Message,
-        receive: Receive,
-        send: Send,
-    ) -> Head | None:
+    async def _pass(self, instance: Instance, connection: Connection, request: _Request) -> Head | None:
         """Give the head of the program's answer, if the client has got all of it."""
+        scope, link = request.scope, request.scope["moorage.link"]
         upgrade = scope["method"] == "GET" and any(name == b"upgrade" for name, _ in scope["headers"])
-        head, body = request_head(scope, *_line(instance, target, run, scope), upgrade=upgrade)
-        exchange = Exchange(connection, scope["moorage.link"], receive, send, self._limits(instance))
+        head, body = request_head(scope, *_line(instance, request), upgrade=upgrade)
+        exchange = Exchange(connection, link, request.receive, request.send, self._limits(instance))
+        adorn = partial(_adorned, instance.deployment, request.run)
         try:
-            answer = await exchange.run(scope, head, body=body, adorn=partial(_adorned, instance.deployment, run))
-        except TooLarge:
+            answer = await exchange.run(scope, head, body=body, adorn=adorn)
+        except (Broken, Overdue, TooLarge) as error:
             connection.abort()
-            if not exchange.started:
-                await refuse(send, _TOO_LARGE, close=True)
-        except Overdue:
-            connection.abort()
-            if not exchange.started:
-                await say(send, 504, LATE)
-            if instance.asgi:  # its host would have said so: it hangs as a whole
-                instance.log.say("It hangs, and is ended.", run=run)
-                await self._services.kill(instance.spec.key)
-        except Broken:
-            connection.abort()
-            if not exchange.started and not exchange.left:
-                if instance.asgi:  # its host answers as long as it lives
-                    await self._services.kill(instance.spec.key)
-                await say(send, 502, DIED)
+            await self._explain(instance, request, exchange, error)
+            return None
         except BaseException:
             connection.abort()
             raise
+        if answer.status == 101:
+            await Tunnel(link, connection, answer).last(scope["moorage.stopping"])
         else:
-            if answer.status == 101:
-                await Tunnel(scope["moorage.link"], connection, answer).over
-            else:
-                instance.pool.give_back(connection)
-            return answer
-        return None
+            instance.pool.give_back(connection)
+        return answer
+
+    async def _explain(self, instance: Instance, request: _Request, exchange: Exchange, error: Exception) -> None:
+        """Tell a client why there is no answer, if it is there and has got none; before that, end what hangs or dies.
+
+        The host of an ASGI program breaks off nothing before it has answered, and it keeps the time itself.
+        """
+        untold = not (exchange.started or exchange.left)
+        if instance.asgi and (isinstance(error, Overdue) or (isinstance(error, Broken) and untold)):
+            instance.log.say("It hangs or has died, and is ended.", run=request.run)
+            await self._services.kill(instance.spec.key)
+        if untold:
+            await _apologize(request.send, error)
 
     def _limits(self, instance: Instance) -> Limits:
         seconds = float(instance.deployment.program.resources.seconds)
@@ -197,15 +190,16 @@ def _length(scope: Message) -> int:
     return int(next((value for name, value in scope["headers"] if name == b"content-length"), 0))
 
 
-def _line(instance: Instance, target: Target, run: str, scope: Message) -> tuple[bytes, Headers]:
+def _line(instance: Instance, request: _Request) -> tuple[bytes, Headers]:
     """Give the target of a request, and what goes before its headers (see guest/asgi and contract, section 2.7)."""
+    target, scope = request.target, request.scope
     query = b"?" + scope["query_string"] if scope["query_string"] else b""
     host, port = scope.get("client") or ("127.0.0.1", 0)
     scheme = scope["scheme"].replace("ws", "http")  # a proxy may have called it that
     path = (target.suffix or b"/") + query
     if instance.asgi:
         root = target.root.decode("latin-1") or "-"
-        return target.root + path, [(OURS, f"http {run} {root} {scheme} {host} {port}".encode("latin-1"))]
+        return target.root + path, [(OURS, f"http {request.run} {root} {scheme} {host} {port}".encode("latin-1"))]
     facts = ((b"for", host.encode()), (b"proto", scheme.encode()), (b"prefix", target.root))
     return path, [(b"x-forwarded-" + name, value) for name, value in facts]
 
@@ -228,25 +222,28 @@ _FAILED = Refusal(status=500, error="500: Error during vm initialisation")
 
 
 def _not_started(instance: Instance, error: MoorageError) -> Refusal:
-    if isinstance(error, DiskFull | SandboxUnavailable):
+    if isinstance(error, DiskFull | NoCapacity | SandboxUnavailable):
         return _NO_ROOM
     if not isinstance(error, ServiceUnavailable) or not error.detail.get("late"):
         return _FAILED
     return _NEVER_READY if instance.asgi else _SILENT
 
 
-async def refuse(send: Send, refusal: Refusal, *, close: bool = False) -> None:
+async def refuse(send: Send, refusal: Refusal) -> None:
     """Send why there is no answer of the program, as JSON."""
     headers = [(b"content-type", b"application/json")]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % refusal.retry_after))
-    if close:
+    if refusal is _TOO_LARGE:  # and the rest of the body is not waited for
         headers.append((b"connection", b"close"))
     await _send(send, refusal.status, headers, json.dumps({"error": refusal.error}).encode())
 
 
-async def say(send: Send, status: int, text: bytes) -> None:
-    """Send why there is no answer of the program, as text."""
+async def _apologize(send: Send, error: Exception) -> None:
+    if isinstance(error, TooLarge):
+        await refuse(send, _TOO_LARGE)
+        return
+    status, text = (504, LATE) if isinstance(error, Overdue) else (502, DIED)
     await _send(send, status, [(b"content-type", b"text/plain; charset=utf-8")], text)
 
 

@@ -36,17 +36,20 @@ class Squashfs:
     def __init__(self, staging: Path, run: Run) -> None:
         self._staging, self._run = staging, run
 
-    async def unpack(self, image: Path, target: Path, *, max_members: int, max_bytes: int) -> None:
+    async def unpack(
+        self, image: Path, target: Path, *, max_members: int, max_bytes: int, devices: bool = False
+    ) -> None:
         """Unpack an image as the new directory `target`; what is in it is still to be checked.
 
-        `target` is on the same file system as ours. Raises BadArchive, ArchiveTooLarge, DiskFull, SandboxUnavailable.
+        `target` is on the same file system as ours. With `devices` the image may hold some, which are left out.
+        Raises BadArchive, ArchiveTooLarge, DiskFull, SandboxUnavailable.
         """
         with self._place() as out:
             mounts = (ReadOnly(source=image, target=IN), Writable(source=out, target=OUT))
             unpack = f"unsquashfs -da 64 -fr 64 -no-xattrs -no-progress -d {OUT}/tree"
             await self._unsquash(f"{unpack} -lln {IN} > {OUT}/listing", mounts, MAX_LISTING)
-            await asyncio.to_thread(_check_listing, out, max_members, max_bytes)
-            await self._unsquash(f"{unpack} {IN}", mounts, max_bytes)
+            await asyncio.to_thread(_check_listing, out, max_members, max_bytes, devices=devices)
+            await self._unsquash(f"{unpack} {'-no-exit-code ' if devices else ''}{IN}", mounts, max_bytes)
             (out / "tree").rename(target)
 
     @contextlib.asynccontextmanager
@@ -74,7 +77,11 @@ class Squashfs:
 
     async def _tool(self, command: str, mounts: tuple[Mount, ...], max_file: int) -> int:
         """Run a command line of the node's own, and give its exit status."""
-        require_tools()
+        if shutil.which("unsquashfs") is None or shutil.which("sqfstar") is None:
+            raise SandboxUnavailable(
+                "Squashfs images cannot be used: squashfs-tools (4.5 or newer) is not installed.",
+                hint="Install it: apt install squashfs-tools",
+            )
         return await run_tool(self._run, command, mounts, max_file=max_file)
 
     @contextlib.contextmanager
@@ -85,15 +92,6 @@ class Squashfs:
                 yield place
         finally:
             discard(place)
-
-
-def require_tools() -> None:
-    """Raise SandboxUnavailable if squashfs-tools is not installed."""
-    if shutil.which("unsquashfs") is None or shutil.which("sqfstar") is None:
-        raise SandboxUnavailable(
-            "Squashfs images cannot be used: squashfs-tools (4.5 or newer) is not installed.",
-            hint="Install it: apt install squashfs-tools",
-        )
 
 
 async def run_tool(run: Run, command: str, mounts: tuple[Mount, ...], *, max_file: int) -> int:
@@ -108,7 +106,7 @@ async def run_tool(run: Run, command: str, mounts: tuple[Mount, ...], *, max_fil
     return (await run(spec)).status
 
 
-def _check_listing(out: Path, max_members: int, max_bytes: int) -> None:
+def _check_listing(out: Path, max_members: int, max_bytes: int, *, devices: bool) -> None:
     """Refuse an image that would take too much, or has an entry that no archive may have.
 
     A name with a line feed makes a line that is none of an entry, and is refused too.
@@ -117,6 +115,8 @@ def _check_listing(out: Path, max_members: int, max_bytes: int) -> None:
     with os.fdopen(_open(out, "listing"), "rb") as listing:
         for number, line in enumerate(listing):
             if _SPECIAL.match(line):
+                if devices:
+                    continue
                 raise BadArchive("The squashfs image holds a device, FIFO or socket.")
             entry = _ENTRY.match(line)
             if entry is None:

@@ -35,7 +35,7 @@ class Reactor:
 
     def __init__(self, ledger: Ledger, registry: Registry, apps: Apps) -> None:
         self._ledger, self._registry, self._apps = ledger, registry, apps
-        self._news = asyncio.Event()
+        self._news, self._nothing_due = asyncio.Event(), asyncio.Event()
         self._subscribers: dict[str, Program] | None = None
 
     def subscribers(self, message: Mapping[str, JSON]) -> list[str]:
@@ -48,28 +48,44 @@ class Reactor:
         """Take note that there are other messages or, among them, other programs."""
         if programs:
             self._subscribers = None
+        self._nothing_due.clear()
         self._news.set()
+
+    async def settled(self) -> None:
+        """Wait until all that is due is submitted as jobs; for ever, unless somebody works on that."""
+        await self._nothing_due.wait()
 
     async def work(self) -> None:
         """Deliver, beginning with what an earlier node left."""
         while True:
             self._news.clear()
-            try:
-                await self._deliver()
-            except MoorageError as error:
-                log.warning("events wait", reason=error.message)
+            waiting = await self._deliver()
+            if waiting:
+                log.warning("events wait", reasons=waiting)
                 await asyncio.sleep(AGAIN)
             else:
+                if not self._news.is_set():
+                    self._nothing_due.set()
                 await self._news.wait()
 
-    async def _deliver(self) -> None:
+    async def _deliver(self) -> dict[str, str]:
+        """Hand over what is due; give the programs that cannot have theirs now, each with the reason."""
+        waiting: dict[str, str] = {}
         for message, program in self._ledger.deliveries():
-            loaded = self._ledger.program(program)
-            if loaded is not None:  # else it was forgotten meanwhile
-                parameters = {"trigger": "message", "program": program, "message": message}
-                timeout = loaded.program.resources.seconds + MARGIN
-                await self._apps.submit(program, run_id(message, program), parameters, timeout=timeout)
-            await self._ledger.delivered(message, program)
+            if program not in waiting:  # else it gets this one after those before
+                try:
+                    await self._hand_over(message, program)
+                except MoorageError as error:
+                    waiting[program] = error.message
+        return waiting
+
+    async def _hand_over(self, message: str, program: str) -> None:
+        loaded = self._ledger.program(program)
+        if loaded is not None:  # else it was forgotten meanwhile
+            parameters = {"trigger": "message", "program": program, "message": message}
+            timeout = loaded.program.resources.seconds + MARGIN
+            await self._apps.submit(program, run_id(message, program), parameters, timeout=timeout)
+        await self._ledger.delivered(message, program)
 
 
 class Clock:
@@ -88,7 +104,8 @@ class Clock:
         seen = time.time()
         while True:
             self._changed.clear()
-            plan = [(_next(program, seen), key, program) for key, program in self._registry.current() if program.on.cron]
+            programs = [(key, program) for key, program in self._registry.current() if program.on.cron]
+            plan = [(_next(program, seen), key, program) for key, program in programs]
             first = min((slot for slot, _, _ in plan), default=math.inf)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, max(0.0, first - time.time()))):
@@ -103,7 +120,7 @@ class Clock:
         parameters = {"trigger": "cron", "program": key, "slot": slot, "path": cron_path(program)}
         try:
             if await self._apps.busy(key, "cron"):
-                self._registry.log_of(self._registry.origin(key)).say(OVERLAP)
+                self._registry.log_of(self._registry.original(key)).say(OVERLAP)
             else:
                 run = run_id("cron", key, str(slot))
                 await self._apps.submit(key, run, parameters, timeout=program.resources.seconds + MARGIN)

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from . import output
+from . import log
 from .program import Message, Send
 
 DATA = b"moorage-output-data"
@@ -40,7 +40,7 @@ class Outputs:
         body = b"".join(self._parts)
         headers = [(b"content-type", self._kind), (b"content-length", b"%d" % len(body))]
         if len(self._data) > MOST:
-            output.say(f"The output data is not kept: it has {len(self._data)} bytes, of at most {MOST}.")
+            log.say(f"The output data is not kept: it has {len(self._data)} bytes, of at most {MOST}.")
         elif self._data:
             headers.append((DATA, base64.b64encode(self._data)))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
