@@ -138,11 +138,9 @@ def by_hand(runtime: Path, text: str = PROGRAM, *, wait: bool = True) -> Iterato
             --proc /proc --dev /dev --tmpfs /tmp --tmpfs /root --bind {folder} /bench --chdir /bench/code
         """.split()
         mounts = [word for mount in python.mounts for word in ("--ro-bind", str(mount.source), mount.target)]
-        uvicorn = """
-            -m uvicorn main:app --uds /bench/run/socket --http httptools --loop uvloop
-            --no-access-log --log-level critical
-        """.split()
-        command = [*words, *mounts, python.python, *uvicorn]
+        server = ("-m", "uvicorn", "main:app", "--uds", "/bench/run/socket", "--http", "httptools", "--loop", "uvloop")
+        quiet = ("--no-access-log", "--log-level", "critical")
+        command = [*words, *mounts, python.python, *server, *quiet]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
             try:
                 path = folder / "run" / "socket"

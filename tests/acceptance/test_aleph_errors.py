@@ -152,7 +152,7 @@ def test_a_program_that_hangs_while_it_is_imported_is_given_up_and_tried_again(n
 def test_all_who_wait_for_a_start_are_told_that_it_failed(node: AlephNode) -> None:
     program = node.deploy("import time\nprint('importing', flush=True)\ntime.sleep(0.5)\nraise ValueError")
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: httpx.get(f"{node.url}/vm/{program}/", timeout=30), range(8)))
+        answers = list(threads.map(lambda _: node.get(program), range(8)))
     assert all(refused(answer, 500, FAILED) for answer in answers)
     assert [line.text for line in node.log(program)].count("importing") == 1
 

@@ -214,7 +214,7 @@ def test_a_server_sees_that_its_client_has_left(node: AlephNode) -> None:
 
 def test_requests_take_the_time_that_the_program_has(node: AlephNode, server: str) -> None:
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
-        answers = list(threads.map(lambda _: httpx.get(f"{node.url}/vm/{server}/slow", timeout=30), range(3)))
+        answers = list(threads.map(lambda _: node.get(server, "/slow"), range(3)))
     assert [answer.text for answer in answers] == ["slow"] * 3
 
 
@@ -259,7 +259,7 @@ def test_many_who_find_an_executable_gone_start_one(node: AlephNode) -> None:
     program = node.deploy(SERVER, entrypoint="gone.py")
     assert node.get(program, "/exit").status_code == 502
     with concurrent.futures.ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(lambda _: httpx.get(f"{node.url}/vm/{program}/head", timeout=30), range(10)))
+        answers = list(threads.map(lambda _: node.get(program, "/head"), range(10)))
     assert {answer.status_code for answer in answers} == {200}
     assert [line.text for line in node.log(program)].count("listening") == 2
 

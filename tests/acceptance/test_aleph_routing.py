@@ -235,7 +235,7 @@ def _token(served: Served) -> str:
 def test_many_who_come_first_start_one(node: AlephNode) -> None:
     program = node.deploy(f"print('starts', flush=True)\n{RAW}")
     with concurrent.futures.ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(lambda _: httpx.get(f"{node.url}/vm/{program}/", timeout=30), range(20)))
+        answers = list(threads.map(lambda _: node.get(program), range(20)))
     assert {answer.text for answer in answers} == {"hello"}
     assert [line.text for line in node.log(program)] == ["starts"]
 

@@ -517,7 +517,9 @@ def test_data_is_found_at_its_mount_and_at_data() -> None:
 def test_the_cron_path_is_that_of_the_metadata() -> None:
     assert cron_path(accepted(FULL)) == "/tick"
     assert cron_path(accepted({**LEAST, "metadata": {"cron_path": "/a?b=1"}})) == "/a?b=1"
-    assert cron_path(accepted({**LEAST, "metadata": {"cron_path": "/é a%20b\r\nx: y"}})) == "/%C3%A9%20a%20b%0D%0Ax:%20y"
+    assert (
+        cron_path(accepted({**LEAST, "metadata": {"cron_path": "/é a%20b\r\nx: y"}})) == "/%C3%A9%20a%20b%0D%0Ax:%20y"
+    )
     assert cron_path(accepted({**LEAST, "metadata": {"cron_path": 5}})) == "/"
     assert cron_path(accepted(LEAST)) == "/"
 

@@ -238,6 +238,18 @@ async def test_a_service_that_will_not_end_within_its_grace_is_killed(services: 
         await services.stop(stubborn.key)
 
 
+async def test_a_kept_service_that_is_killed_comes_back_by_itself(services: LocalServices) -> None:
+    wanted = service(ECHO, grace=60.0)
+    services.keep(wanted)
+    await state(services, "ready")
+    async with asyncio.timeout(5):
+        await services.kill(wanted.key)
+        assert services.states()[0].state == "failed"
+        await state(services, "ready")
+    assert services.states()[0].restarts == 1
+    await services.kill("nothing")
+
+
 async def test_a_retired_service_ends_with_its_last_lease_and_is_forgotten(services: LocalServices) -> None:
     wanted = service()
     async with services.acquire(wanted) as endpoint:

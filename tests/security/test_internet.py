@@ -66,6 +66,8 @@ async def main(place):
 
 asyncio.run(main(Path(sys.argv[1])))
 """
+
+
 @pytest.fixture(scope="module", autouse=True)
 def connected() -> None:
     """Skip where no network can be given."""

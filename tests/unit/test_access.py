@@ -1,7 +1,8 @@
 """Who may ask: loopback, tokens, foreign hosts and foreign origins."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -126,6 +127,51 @@ async def test_a_networks_own_rules_let_its_clients_in_as_nobody_in_particular(t
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://node.example") as http:
         assert (await http.post("/job")).json() == {"name": "guest", "operator": False}
         assert (await http.post("/v1/jobs")).status_code == 401
+
+
+async def visit(tokens: Tokens, method: str = "POST", bound: str = "127.0.0.1", **headers: str) -> httpx.Response:
+    """Ask what answers for itself at /app, and at the host `app.example`."""
+    surface = Surface(visits=lambda scope: scope["path"] == "/app", claims=lambda scope: _host(scope) == b"app.example")
+    transport = httpx.ASGITransport(Access(whoami, [surface], tokens=tokens, host=bound))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as http:
+        return await http.request(method, "/app", headers=headers)
+
+
+def _host(scope: Mapping[str, Any]) -> bytes:
+    return dict(scope["headers"])[b"host"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:4000", "app.example"])
+@pytest.mark.parametrize("authorization", [{}, {"authorization": "Bearer of-its-own"}])
+async def test_what_answers_for_itself_is_open_to_pages_of_every_origin_on_loopback(
+    tokens: Tokens, host: str, authorization: dict[str, str]
+) -> None:
+    answer = await visit(tokens, host=host, origin="http://evil.example", **authorization)
+    assert answer.json() == {"name": "guest", "operator": False}
+
+
+async def test_what_answers_for_itself_is_reached_by_no_name_but_its_own(tokens: Tokens) -> None:
+    assert (await visit(tokens, host="evil.example")).status_code == 421
+
+
+async def test_where_tokens_are_needed_what_answers_for_itself_needs_one_too(tokens: Tokens) -> None:
+    assert (await visit(tokens, bound="0.0.0.0")).status_code == 401
+    secret = await tokens.add("alice", operator=False)
+    assert (await visit(tokens, host="app.example")).status_code == 401
+    answer = await visit(tokens, host="app.example", authorization=f"Bearer {secret}")
+    assert answer.json()["name"] == "alice"
+
+
+async def test_nobody_who_answers_learns_a_token(tokens: Tokens) -> None:
+    async def names(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse([name.decode() for name, _ in scope["headers"]])(scope, receive, send)
+
+    secret = await tokens.add("alice", operator=False)
+    transport = httpx.ASGITransport(Access(names, tokens=tokens, host="127.0.0.1"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as http:
+        answer = await http.get("/", headers={"authorization": f"Bearer {secret}", "x-one": "1"})
+    assert "x-one" in answer.json()
+    assert "authorization" not in answer.json()
 
 
 async def test_the_unix_socket_is_trusted_whatever_the_headers_say(tokens: Tokens) -> None:

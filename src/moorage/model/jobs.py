@@ -50,8 +50,8 @@ class JobSpec:
     """Ids of jobs that must have succeeded first; their outputs become inputs of this one."""
     mode: Mode = "run"
     """`stream` asks for what the app gives as it comes, where its network makes a difference; `serve` lets an app that
-    answers requests do so until the job is cancelled, which is its success; `check` finds out whether the app keeps its network's contract:
-    the job's value is the findings then."""
+    answers requests do so until the job is cancelled, which is its success; `check` finds out whether the app keeps its
+    network's contract: the job's value is the findings then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
