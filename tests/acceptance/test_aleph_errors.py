@@ -172,6 +172,14 @@ def test_an_exception_is_told_of_without_its_traceback_which_the_owner_finds(nod
         assert node.get(lab, "/told").text == "fine"
 
 
+def test_the_operator_may_show_tracebacks_to_everybody(tmp_path: Path, aleph_layers: Path) -> None:
+    with aleph_node(tmp_path / "data", layers=aleph_layers, traceback="public") as own:
+        answer = own.get(own.deploy(LAB), "/raises")
+    assert said(answer)[0] == 500
+    assert answer.text.startswith("Traceback (most recent call last):")
+    assert answer.text.endswith("ValueError: a secret\n")
+
+
 def test_an_error_page_of_the_programs_own_passes(node: AlephNode, lab: str) -> None:
     answer = node.get(lab, "/own")
     assert (answer.status_code, answer.text, answer.headers["x-own"]) == (500, "Sorry", "1")

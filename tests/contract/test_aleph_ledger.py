@@ -186,3 +186,16 @@ def test_any_post_comes_back_as_it_was_sent_and_clients_can_read_it(
                 assert aleph_message.parse_message(shown).item_hash == post["item_hash"]
 
     anyio.run(there_and_back)
+
+
+async def test_programs_with_triggers_are_found_without_looking_at_the_others(desk: Desk) -> None:
+    code = await desk.file(b"code")
+    wallet = Wallet()
+    triggers = ({"http": True}, {"http": True, "persistent": True}, {"http": False, "cron": "5 4 * * *"})
+    messages = [wallet.program(code, on=on, time=1000.0 + n) for n, on in enumerate(triggers)]
+    for message in messages:
+        assert await desk.take(message) == "processed"
+    assert desk.ledger.programs() == [message["item_hash"] for message in messages]
+    assert desk.ledger.triggered() == [message["item_hash"] for message in messages[1:]]
+    await desk.take(wallet.forget(messages[1]))
+    assert desk.ledger.triggered() == [messages[2]["item_hash"]]

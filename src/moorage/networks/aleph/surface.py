@@ -37,7 +37,7 @@ from moorage.networks.aleph.programs.runtimes import Runtimes
 from moorage.networks.aleph.programs.serving import Serving, program_of_host, refuse, target_of
 from moorage.networks.aleph.programs.triggers import Clock, Reactor
 from moorage.networks.aleph.programs.volumes import Volumes
-from moorage.networks.base import Context, Port, Surface
+from moorage.networks.base import Context, Port, Services, Surface
 from moorage.networks.manifest import validated
 from moorage.sandbox.base import Exit, ProcessSpec
 
@@ -110,7 +110,7 @@ class AlephSurface:
         return await jobs.run(ctx, self)
 
     @property
-    def services(self) -> Any:
+    def services(self) -> Services:
         """Long-running instances of programs."""
         return self._port.services
 

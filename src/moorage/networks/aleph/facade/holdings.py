@@ -136,7 +136,7 @@ class Holdings:
         return Json(_cost(record.content)) if record and record.content else error(404, "Message not found")
 
     async def _subscriptions(self, request: Request) -> Response:
-        found = ((item_hash, self._ledger.program(item_hash)) for item_hash in self._ledger.programs())
+        found = ((item_hash, self._ledger.program(item_hash)) for item_hash in self._ledger.triggered())
         return Json(
             [
                 {"item_hash": item_hash, "content": {"on": {"message": loaded.program.on.message}}}

@@ -42,6 +42,12 @@ class Facts:
         return self.message.content.item_hash if isinstance(self.message.content, Store) else None
 
     @property
+    def triggered(self) -> bool:
+        """Whether it is a program that something else than a request starts."""
+        on = self.loaded.program.on if self.loaded else None
+        return on is not None and bool(on.message or on.cron or on.persistent)
+
+    @property
     def uses(self) -> frozenset[str]:
         """The references of a program to what it cannot do without."""
         return self.message.content.files if isinstance(self.message.content, Machine) else frozenset()

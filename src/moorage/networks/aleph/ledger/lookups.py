@@ -105,6 +105,10 @@ class Lookups:
         """List the hashes of all programs that hold, amends included."""
         return [row["item_hash"] for row in self._rows("programs")]
 
+    def triggered(self) -> list[str]:
+        """List the hashes of those that run for messages, by the clock, or all the time."""
+        return [row["item_hash"] for row in self._rows("triggered")]
+
     # files
 
     def file(self, file_hash: str) -> tuple[str, int] | None:

@@ -137,4 +137,5 @@ def _columns(entry: Entry) -> dict[str, Any]:
         "kind": facts and facts.kind,
         "key": facts and facts.key,
         "file": facts and facts.file,
+        "triggered": bool(facts and facts.triggered),
     }

@@ -75,8 +75,8 @@ class Registry:
         return tuple(self._instances.values())
 
     def current(self) -> Iterator[tuple[str, Program]]:
-        """List the programs whose newest version is theirs to be called by a trigger, with the hash of that."""
-        for item_hash in self._ledger.programs():
+        """List the programs that have triggers, each by the version that those are for now."""
+        for item_hash in self._ledger.triggered():
             loaded = self._ledger.program(item_hash)
             if loaded is not None and self._is_current(item_hash):
                 yield item_hash, loaded.program

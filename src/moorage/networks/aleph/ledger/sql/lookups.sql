@@ -34,6 +34,9 @@ SELECT uses.n, role FROM uses JOIN messages USING (n) WHERE uses.ref = ? AND sta
 -- name: programs
 SELECT item_hash FROM messages WHERE role = 'PROGRAM' AND status = 'processed' ORDER BY n
 
+-- name: triggered
+SELECT item_hash FROM messages WHERE triggered AND status = 'processed' ORDER BY n
+
 -- name: newest_store
 SELECT item_hash FROM messages WHERE owner = ? AND role = 'STORE' AND status = 'processed' ORDER BY made DESC, n LIMIT 1
 

@@ -25,6 +25,7 @@ CREATE TABLE messages (
   kind TEXT,
   key TEXT,
   file TEXT,
+  triggered INTEGER NOT NULL DEFAULT 0, -- a program that something else than a request starts
   -- what became of it
   code INTEGER, -- why it waits
   forgotten_by TEXT
@@ -38,6 +39,7 @@ CREATE INDEX messages_by_owner ON messages (owner, role, made);
 CREATE INDEX messages_by_ref ON messages (ref) WHERE ref IS NOT NULL;
 CREATE INDEX messages_by_key ON messages (key, owner) WHERE key IS NOT NULL;
 CREATE INDEX messages_by_file ON messages (file) WHERE file IS NOT NULL;
+CREATE INDEX messages_triggered ON messages (n) WHERE triggered;
 CREATE INDEX messages_by_role ON messages (role, status);
 
 CREATE TABLE tags (

@@ -1,10 +1,10 @@
 -- name: insert
 INSERT INTO messages
   (n, item_hash, status, received, chain, sender, type, channel, signature, time, item_type, item_content, content,
-   size, unsigned, program, role, owner, made, ref, kind, key, file, code)
+   size, unsigned, program, role, owner, made, ref, kind, key, file, triggered, code)
 VALUES
   (:n, :item_hash, :status, :received, :chain, :sender, :type, :channel, :signature, :time, :item_type, :item_content,
-   :content, :size, :unsigned, :program, :role, :owner, :made, :ref, :kind, :key, :file, :code)
+   :content, :size, :unsigned, :program, :role, :owner, :made, :ref, :kind, :key, :file, :triggered, :code)
 
 -- name: drop
 DELETE FROM messages WHERE n = ?
