@@ -58,6 +58,14 @@ def test_a_body_is_answered_while_it_is_still_being_sent(node: AlephNode, lab: s
         assert to_end(client).endswith(b"0\r\n\r\n")
 
 
+def test_no_client_smuggles_a_request_in_its_body(node: AlephNode, lab: str) -> None:
+    forged = b"GET /vm/x/cookies HTTP/1.1\r\nmoorage: http run - http 1.2.3.4 1\r\n\r\n"
+    for token in ("content-length", "transfer-encoding, content-length", "host, moorage"):
+        sent = line(lab, "/returned", f"content-length: {len(forged)}", f"connection: close, {token}", method="POST")
+        assert say(node.url, sent + forged).endswith(b"\r\n\r\n" + forged)
+        assert node.get(lab, "/told").text == "fine"
+
+
 def test_a_program_may_answer_before_it_has_read_all_of_a_body(node: AlephNode, lab: str) -> None:
     assert node.client.post(f"/vm/{lab}/first", content=os.urandom(20 << 20)).text == "enough"
     assert node.get(lab, "/told").text == "fine"

@@ -15,6 +15,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+LENGTH = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that tell where a body ends; no client can have them left out, or it would write requests of its own."""
+
+
 class TooLarge(ValueError):
     """The client's body is longer than the node takes."""
 
@@ -56,12 +60,10 @@ def request_head(scope: Message, target: bytes, added: Headers, *, upgrade: bool
     hop, body = HOP.union(name for name, _ in added), False
     for name, value in scope["headers"]:
         if name == b"connection":
-            hop = hop | {token.strip().lower() for token in value.split(b",")} - {b""}
+            hop = hop | {token.strip().lower() for token in value.split(b",")} - LENGTH
     for name, value in scope["headers"]:
-        if name == b"content-length":
-            body = value != b"0"
+        body = body or (name in LENGTH and value != b"0")
         if name == b"transfer-encoding":
-            body = True
             lines.append(b"transfer-encoding: chunked\r\n")
         elif name not in hop:
             lines += (name, b": ", value, b"\r\n")
@@ -89,7 +91,7 @@ class Exchange:
         Raises Broken, Overdue, TooLarge: before the client has got anything, or else the connection to it is broken
         off already.
         """
-        if False and self._link.lost:  # while the program was started
+        if self._link.lost:  # while the program was started
             self.left = True
             raise Broken("the client left")
         self._link.on_lost = self._leave
