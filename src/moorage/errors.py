@@ -502,6 +502,12 @@ class ProgramUnavailable(MoorageError):
     hint = "Publish it to this node, or run it from its message: `moorage run MESSAGE.json`."
 
 
+class BadKey(MoorageError):
+    """The node's own key cannot be read."""
+
+    hint = "Restore the file from a copy. Without one remove it: the node makes a new key, and is another owner."
+
+
 class RouterFailed(MoorageError):
     """The network's router did not answer as it should."""
 

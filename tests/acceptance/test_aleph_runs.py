@@ -324,8 +324,9 @@ def test_a_post_of_the_operator_starts_programs_that_want_it(node: AlephNode) ->
     assert (shown["content"]["content"], shown["sender"]) == ({"a": 1}, node.surface.key.address)
 
 
-def test_a_post_that_is_no_json_is_a_wrong_usage(node: AlephNode) -> None:
-    done = moorage(node, "post", "note", "{a: 1}")
+@pytest.mark.parametrize("content", ["{a: 1}", "[" * 5000], ids=["a name without quotes", "too deep"])
+def test_a_post_that_is_no_json_is_a_wrong_usage(node: AlephNode, content: str) -> None:
+    done = moorage(node, "post", "note", content)
     assert done.returncode == 2
     assert "is not valid JSON" in done.stderr
 

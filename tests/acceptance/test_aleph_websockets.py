@@ -98,6 +98,18 @@ def test_many_websockets_of_one_program_live_beside_each_other(node: AlephNode, 
         assert node.get(lab, "/told").text == "fine"
 
 
+def test_a_head_that_is_too_large_for_a_websocket_is_refused_at_once_and_harms_no_program(
+    node: AlephNode, lab: str
+) -> None:
+    with websocket(node, f"/vm/{lab}/echo") as other:
+        for path in ("/api/ws0/messages", f"/vm/{lab}/echo"):
+            with pytest.raises(InvalidStatus) as refused:
+                websocket(node, path, additional_headers={"cookie": "a" * 9000})
+            assert refused.value.response.status_code == 400
+        other.send("still here")
+        assert other.recv(timeout=20) == "still here"
+
+
 def test_the_node_itself_tells_of_messages_by_websocket(node: AlephNode) -> None:
     with websocket(node, "/api/ws0/messages?history=0") as client:
         posted = node.publish(node.wallet.post("hello", time=node.now()))

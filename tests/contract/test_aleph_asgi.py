@@ -111,6 +111,22 @@ async def test_a_shutdown_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     assert "The shutdown of the program is not complete" in host.lines["err"][0]
 
 
+async def test_threads_of_the_program_do_not_keep_the_host_but_what_it_does_at_exit_is_done(tmp_path: Path) -> None:
+    code = f"""
+import atexit, threading
+{ANSWER}
+atexit.register(print, "bye")
+threading.Thread(target=threading.Event().wait).start()
+
+async def app(scope, receive, send):
+    await answer(send, "fine")
+"""
+    async with hosted(tmp_path, code) as host:
+        assert (await host.get()).text == "fine"
+        assert await host.stop() == 0
+    assert host.lines == {"out": ["bye\n"], "err": []}
+
+
 async def test_a_scope_has_every_key_as_the_standard_has_it(tmp_path: Path) -> None:
     async with hosted(tmp_path, ECHO) as host:
         client = await host.client()
@@ -144,6 +160,9 @@ async def test_a_scope_has_every_key_as_the_standard_has_it(tmp_path: Path) -> N
         ("node.example:8080", ["node.example", 8080]),
         ("[2001:db8::1]", ["2001:db8::1", 443]),
         ("[2001:db8::1]:80", ["2001:db8::1", 80]),
+        ("[::1]", ["::1", 443]),
+        ("node.example:", ["node.example", 443]),
+        ("x:" + "9" * 5000, ["x:" + "9" * 5000, 443]),
     ],
 )
 async def test_the_server_is_what_the_client_calls_it(tmp_path: Path, name: str, server: list[object]) -> None:

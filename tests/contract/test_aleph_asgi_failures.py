@@ -13,6 +13,8 @@ pytestmark = pytest.mark.anyio
 PROGRAM = """
 import asyncio, os, sys, threading
 
+go = asyncio.Event()
+
 async def start(send, status=200, headers=()):
     await send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
@@ -84,6 +86,33 @@ async def own_in_pieces(send):
     await body(send, b"!")
     raise ValueError("a secret")
 
+async def no_status(send):
+    await start(send, 999)
+
+async def no_header(send):
+    await start(send, headers=[(b"x-a", b"a\\r\\nb: c")])
+
+async def no_header_framed(send):
+    await start(send, headers=[(b"content-length", b"2"), (b"x-a", b"a\\nb")])
+
+async def no_name(send):
+    await start(send, headers=[(b"", b"a")])
+
+async def no_length(send):
+    await start(send, headers=[(b"content-length", b"-2")])
+
+async def waiting(send):
+    print("waiting", flush=True)
+    await go.wait()
+    await fine(send)
+
+async def go_on(send):
+    go.set()
+    await fine(send)
+
+async def surrogate(send):
+    raise ValueError("\\ud800")
+
 async def exit(send):
     sys.exit(3)
 
@@ -153,6 +182,26 @@ async def test_tracebacks_are_shown_where_the_operator_wants_it_and_have_only_wh
         answer = await host.get("/broken")
     assert answer.text.startswith(f'Traceback (most recent call last):\n  File "{tmp_path}/code/main.py"')
     assert answer.text.endswith("ValueError: a secret\n")
+
+
+async def test_a_traceback_with_what_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    async with hosted(tmp_path, PROGRAM, traceback="public") as host:
+        answer = await host.get("/surrogate")
+    assert (answer.status_code, answer.headers["moorage-error"]) == (500, "exception")
+    assert answer.text.endswith("ValueError: \\ud800\n")
+
+
+@pytest.mark.parametrize("path", ["no_status", "no_header", "no_header_framed", "no_name", "no_length"])
+async def test_a_head_that_http_does_not_have_is_an_error_of_the_program_and_harms_no_other_request(
+    tmp_path: Path, path: str
+) -> None:
+    async with hosted(tmp_path, PROGRAM) as host:
+        other, _ = await host.raw("GET /waiting\nconnection: close")
+        await host.line("out", "waiting")
+        answer = await host.get(f"/{path}")
+        assert (answer.status_code, answer.headers["moorage-error"]) == (500, "exception")
+        assert (await host.get("/go_on")).text == "fine"
+        assert (await other.read()).endswith(b"fine")
 
 
 @pytest.mark.parametrize("framework", ["starlette", "fastapi"])

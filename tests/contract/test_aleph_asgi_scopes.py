@@ -1,5 +1,6 @@
 """Websockets, events and the answers of old programs (contract, section 2.6, A24 to A28)."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -58,6 +59,17 @@ async def nothing(scope, receive, send):
 
 async def late(scope, receive, send):
     await asyncio.sleep(3600)
+
+async def confused(scope, receive, send):
+    try:
+        await send({"type": "websocket.send", "text": "too early"})
+    except RuntimeError:
+        await asyncio.sleep(3600)
+
+async def half(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    if scope["query_string"]:
+        await asyncio.sleep(3600)
 
 async def patient(scope, receive, send):
     await accept(send)
@@ -128,6 +140,9 @@ async def test_the_client_is_told_how_a_websocket_ends(tmp_path: Path, path: str
         ("broken", 500, "exception", "Traceback withheld"),
         ("nothing", 500, "no-response", "Program returned without sending a response"),
         ("late", 504, "timeout", "Program did not respond within `resource.seconds`"),
+        ("confused", 504, "timeout", "Program did not respond within `resource.seconds`"),
+        ("half", 418, None, ""),
+        ("half?late", 418, None, ""),
     ],
 )
 async def test_a_websocket_that_is_not_accepted_is_answered_as_a_request_is(
@@ -142,6 +157,20 @@ async def test_a_websocket_that_is_not_accepted_is_answered_as_a_request_is(
     response = refused.value.response
     assert (response.status_code, response.headers.get("moorage-error")) == (status, error)
     assert word in (response.body or b"").decode()
+
+
+@pytest.mark.parametrize(
+    "more", ["cookie: " + "a" * 9000, "\n".join(f"x-{n}: 1" for n in range(130)), "content-length: 3\n\nabc"]
+)
+async def test_a_head_that_is_none_of_a_websocket_is_refused_at_once(tmp_path: Path, more: str) -> None:
+    async with hosted(tmp_path, SOCKETS) as host:
+        reader, _ = await host.raw(
+            "GET /echo\nconnection: upgrade\nupgrade: websocket\nsec-websocket-version: 13\n"
+            f"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\n{more}"
+        )
+        assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 400 ")
+        assert await host.stop() == 0
+    assert host.lines["err"] == []
 
 
 async def test_the_time_limit_is_for_the_acceptance_only(tmp_path: Path) -> None:
@@ -177,6 +206,8 @@ async def app(scope, receive, send):
     if kind == "odd":
         await send(None)
         await send({"odd": b"bytes"})
+    if kind == "keys":
+        await send({b"odd": 1})
 """
 
 
@@ -194,7 +225,7 @@ async def test_a_message_is_in_the_scope_and_is_received_and_the_first_object_is
     }
 
 
-@pytest.mark.parametrize(("kind", "result"), [("quiet", None), ("odd", {"odd": "b'bytes'"})])
+@pytest.mark.parametrize(("kind", "result"), [("quiet", None), ("odd", {"odd": "b'bytes'"}), ("keys", "{b'odd': 1}")])
 async def test_an_event_may_have_no_result_or_one_that_is_no_json(tmp_path: Path, kind: str, result: object) -> None:
     async with hosted(tmp_path, EVENTS) as host:
         answer = await host.event(json.dumps({"kind": kind}))

@@ -123,6 +123,13 @@ async def test_what_is_no_whole_answer_is_broken(pool: Pool, answer: bytes) -> N
             await ask(pool, server)
 
 
+@pytest.mark.parametrize("status", [b"000", b"099", b"600", b"999"])
+async def test_a_status_that_means_nothing_is_broken(pool: Pool, status: bytes) -> None:
+    async with program(OK.replace(b"200", status)) as server:
+        with pytest.raises(Broken, match="status"):
+            await ask(pool, server)
+
+
 async def test_a_program_that_is_silent_for_too_long_is_overdue(pool: Pool) -> None:
     async with program(silent=True) as server:
         with pytest.raises(Overdue):

@@ -168,3 +168,8 @@ def test_json_that_is_no_message_is_left_to_other_networks(packed: Callable[...,
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound):
         manifest.pack(str(tmp_path / "no.json"), tmp_path / "packed")
+
+
+def test_what_json_cannot_hold_is_refused_with_its_place(folder: Folder) -> None:
+    source = folder('[aleph]\nentrypoint = "main:app"\n[aleph.metadata]\nsince = [2024-05-01]\n', "main.py")
+    assert "`aleph.metadata.since.0` is a date or time" in refused(source)

@@ -500,3 +500,11 @@ async def test_what_is_no_program_is_not_loaded(desk: Desk, text: bytes) -> None
     with pytest.raises(BadProgram):
         await desk.publisher.adopt(text, {})
     assert desk.changes == []
+
+
+async def test_aggregates_are_forgotten_by_their_key(desk: Desk) -> None:
+    first, second, other = (OWNER.aggregate(key, {"a": 1}, time=1000.0 + n) for n, key in enumerate(["k", "k", "l"]))
+    for message in (first, second, other):
+        assert await desk.take(message) == "processed"
+    assert await desk.take(OWNER.forget(aggregates=["k"])) == "processed"
+    assert [desk.ledger.forgotten(each["item_hash"]) for each in (first, second, other)] == [True, True, False]

@@ -571,3 +571,10 @@ def test_an_aggregate_is_forgotten_with_all_the_owners_elements_under_the_key() 
     content = forget("f", "a", aggregates=["k"]).content
     assert isinstance(content, Forget)
     assert [target.item_hash for target in targets(book, content)] == [hashed("a"), hashed("b")]
+
+
+def test_a_program_cannot_forget_what_belongs_to_the_node_whose_key_signs_for_it() -> None:
+    book = Book(post("operators", owner=OWNER), security({}, owner=OWNER))
+    received = forget("f", "operators", owner=PROGRAM, sender=OWNER)
+    assert outcome(judge(book, received, program=PROGRAM)) == "Rejected 2"
+    assert judge(book, forget("f", "operators", owner=OWNER, sender=OWNER)) == PROCESSED

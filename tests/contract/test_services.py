@@ -279,3 +279,61 @@ for _ in range(2):  # the first connection only asks whether there is any
     wanted = dataclasses.replace(service(), process=process)
     async with services.acquire(wanted) as endpoint:
         assert await ask(endpoint, "hello") == "late hello"
+
+
+def slow(seconds: float, *, then: str = ECHO) -> str:
+    """Give a program that listens after a while."""
+    return f"import time\ntime.sleep({seconds})\n{then}"
+
+
+async def test_a_service_in_use_is_not_stopped_for_those_who_left_while_it_started(services: LocalServices) -> None:
+    wanted = service(slow(0.4), idle_after=0.5)
+
+    async def impatient() -> None:
+        async with services.acquire(wanted):
+            raise AssertionError("it is gone before that")
+
+    leaving = asyncio.ensure_future(impatient())
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await state(services, "ready")
+    async with services.acquire(wanted) as endpoint:
+        await asyncio.sleep(0.8)
+        assert (await ask(endpoint, "still")).endswith("still")
+
+
+async def test_a_service_that_is_retired_while_it_starts_leaves_no_process(services: LocalServices) -> None:
+    wanted = service(slow(0.3))
+    waiting = asyncio.ensure_future(anext(aiter(_held(services, wanted))))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    services.retire(wanted.key)
+    assert services.states() == ()
+    await services.close()
+    assert not [
+        each for each in psutil.Process().children(recursive=True) if "time.sleep(0.3)" in " ".join(_line(each))
+    ]
+
+
+async def _held(services: LocalServices, wanted: ServiceSpec) -> AsyncIterator[Endpoint]:
+    async with services.acquire(wanted) as endpoint:
+        yield endpoint
+
+
+def _line(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+async def test_who_waits_for_a_start_that_is_stopped_is_told_and_the_stop_tells_that_it_ran(
+    services: LocalServices,
+) -> None:
+    wanted = service(slow(30))
+    waiting = asyncio.ensure_future(anext(aiter(_held(services, wanted))))
+    await asyncio.sleep(0.3)
+    assert await services.stop(wanted.key)
+    with pytest.raises(ServiceUnavailable, match="stopped while it started"):
+        await waiting

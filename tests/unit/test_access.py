@@ -68,6 +68,14 @@ async def test_a_page_of_the_node_itself_may_change_things(tokens: Tokens) -> No
     assert (await ask(tokens, method="POST", origin="http://127.0.0.1:4000")).status_code == 200
 
 
+async def test_a_page_of_another_origin_opens_no_websocket(tokens: Tokens) -> None:
+    refused = await ask(tokens, upgrade="WebSocket", origin="http://evil.example")
+    assert (refused.status_code, refused.json()["code"]) == (403, "foreign_origin")
+    assert (await ask(tokens, upgrade="websocket", origin="http://127.0.0.1:4000")).status_code == 200
+    assert (await ask(tokens, upgrade="websocket")).status_code == 200
+    assert (await visit(tokens, "GET", upgrade="websocket", origin="http://evil.example")).status_code == 200
+
+
 async def test_reading_is_left_to_the_browsers_own_rules(tokens: Tokens) -> None:
     answer = await ask(tokens, origin="http://evil.example")
     assert answer.status_code == 200

@@ -1,13 +1,16 @@
 """Workspaces go whatever an app made of them, and are measured while it runs."""
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from moorage.node.recovery import recover
 from moorage.node.workspace import make_workspace, remove_workspace
-from moorage.sandbox.disk import DiskWatch, usage_of
+from moorage.sandbox.disk import UNKNOWN, DiskWatch, usage_of
+from moorage.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +28,42 @@ def test_a_workspace_full_of_traps_is_removed(tmp_path: Path):
     remove_workspace(workspace)
     assert not workspace.exists()
     assert Path("/etc").is_dir()
+
+
+def nest(directory: Path, name: str, depth: int) -> None:
+    """Make directories below each other, also where no path can name them."""
+    inner = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=inner)
+        outer, inner = inner, os.open(name, os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(inner)
+
+
+async def test_a_node_starts_however_deep_an_earlier_job_nested_its_files(tmp_path: Path):
+    work, staging = tmp_path / "work", tmp_path / "staging"
+    for directory in (work / "attempt", staging / "upload"):
+        directory.mkdir(parents=True)
+        nest(directory, "d", 3000)
+    (work / "stray").touch()
+    store = SqliteStore.open(tmp_path / "moorage.db")
+    await recover(store, work=work, staging=staging)
+    await store.close()
+    assert [*work.iterdir(), *staging.iterdir()] == []
+
+
+def test_what_no_path_can_name_could_hold_anything(tmp_path: Path):
+    nest(tmp_path, "d" * 200, 25)
+    assert usage_of(tmp_path) == UNKNOWN
+    remove_workspace(tmp_path / ("d" * 200))
+
+
+def test_what_may_not_be_read_could_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(_: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("moorage.sandbox.disk.os.scandir", refuse)  # root may read everything
+    assert usage_of(tmp_path) == UNKNOWN
 
 
 def test_usage_counts_what_was_written_and_neither_links_nor_stored_bytes(tmp_path: Path):

@@ -76,7 +76,8 @@ class Access:
     """Lets a request that came over TCP through, with its caller, or answers why not.
 
     On loopback, while there are no tokens, every request is the operator's if its Host is a loopback name (so that
-    no foreign web page reaches the node under a name of its own) and, when it changes something, its Origin is ours.
+    no foreign web page reaches the node under a name of its own) and, when it changes something or opens a websocket,
+    its Origin is ours.
     What answers for itself (`Surface.visits`) is open to pages of any Origin then, also by its own Host.
     Otherwise a token is needed, or a network whose own rules (`Surface.admits`) let the request in.
     """
@@ -111,8 +112,8 @@ class Access:
             raise ForeignHost(f"This node is not {host or 'without a name'}.")
         if visit:
             return GUEST
-        if scope["method"] not in SAFE and not _same_origin(headers.get("origin"), host):
-            raise ForeignOrigin(f"A page of {headers['origin']} may not change anything here.")
+        if not _readable_by_pages(scope, headers) and not _same_origin(headers.get("origin"), host):
+            raise ForeignOrigin(f"A page of {headers['origin']} may neither change anything nor open a websocket here.")
         return LOCAL
 
     def _claimed(self, scope: Scope) -> bool:
@@ -161,6 +162,11 @@ def _hash(secret: str) -> str:
 def _names_loopback(host: str) -> bool:
     match = HOST.fullmatch(host)
     return match is not None and is_loopback(match[1] or match[2])
+
+
+def _readable_by_pages(scope: Scope, headers: Headers) -> bool:
+    """Tell whether browsers keep the answer from foreign pages by themselves, as they do not for websockets."""
+    return scope["method"] in SAFE and "websocket" not in headers.get("upgrade", "").lower()
 
 
 def _same_origin(origin: str | None, host: str) -> bool:

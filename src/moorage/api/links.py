@@ -10,6 +10,9 @@ from starlette.types import ASGIApp
 MAX_FRAME = 1 << 20
 """Bytes of a websocket message that a client may send to the node itself."""
 
+REFUSAL = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+"""To who asks for a websocket with a head that is too large for one."""
+
 
 class Server(Protocol):
     """What a link must know of the protocol that serves the connection."""
@@ -62,6 +65,9 @@ class Link:
         transport = self.tunnel(protocol)
         protocol.connection_made(transport)
         protocol.data_received(first)
+        if protocol.conn.handshake_exc is not None and not protocol.handshake_initiated:  # uvicorn says nothing
+            transport.write(REFUSAL)
+            transport.close()
 
     def _leave(self) -> asyncio.Transport:
         """Take the connection away from HTTP: what is still sent there goes nowhere."""

@@ -71,7 +71,7 @@ def post(
     """
     try:
         body = {"type": kind, "content": json_text.loads(content), "channel": channel}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         hint = """Quote it for the shell: '{"key": 1}', or '"text"'."""
         raise BadUsage(f"{content!r} is not valid JSON: {error}", hint=hint) from None
     with connect(working=True) as client:

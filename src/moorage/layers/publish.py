@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
@@ -29,7 +30,8 @@ def publish(staged: Path, target: Path) -> None:
 
 def discard(directory: Path) -> None:
     """Remove a directory, however deep an untrusted process nested it or closed it to us."""
-    shutil.rmtree(directory, ignore_errors=True)
+    with suppress(RecursionError):
+        shutil.rmtree(directory, ignore_errors=True)
     if directory.is_symlink() or directory.exists():
         # coreutils does not recurse; and what an app made unreadable is opened first.
         subprocess.run(["chmod", "-R", "u+rwX", directory], check=False, capture_output=True)

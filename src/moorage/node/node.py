@@ -110,6 +110,7 @@ class Node:
         """Where it listens, if it does; set by whoever serves it."""
         self.listen: Callable[[], Awaitable[object]] | None = None
         """Lets a node that listens nowhere do so, on this machine; set by whoever can."""
+        self._listening = asyncio.Lock()
         self._stopping = False
 
     @classmethod
@@ -325,8 +326,9 @@ class Node:
 
         Raises AddressUnavailable.
         """
-        if self.url is None and self.listen is not None:
-            await self.listen()
+        async with self._listening:
+            if self.url is None and self.listen is not None:
+                await self.listen()
         if self.url is None:
             raise AddressUnavailable("This node listens on its own socket only.")
         return self.url

@@ -1,7 +1,6 @@
 """What a starting node does about an earlier one that ended without saying so."""
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import structlog
@@ -29,7 +28,5 @@ async def recover(store: Store, *, work: Path, staging: Path) -> None:
 
 
 def _tidy(work: Path, staging: Path) -> None:
-    for workspace in work.iterdir():
-        remove_workspace(workspace)
-    for leftover in staging.iterdir():
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in (*work.iterdir(), *staging.iterdir()):
+        remove_workspace(leftover)

@@ -62,6 +62,11 @@ class _Service:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def unset_idle(self) -> None:
+        if self.idle is not None:
+            self.idle.cancel()
+            self.idle = None
+
     def started(self, start: asyncio.Task[None]) -> None:
         self.start = None
         if not start.cancelled():
@@ -110,9 +115,7 @@ class LocalServices:
         """
         service = self._service(spec)
         service.leases += 1
-        if service.idle is not None:
-            service.idle.cancel()
-            service.idle = None
+        service.unset_idle()
         try:
             if service.state != "ready":
                 await (self._begun(service) if service.keeper is None else _settled(service))
@@ -125,8 +128,7 @@ class LocalServices:
     def keep(self, spec: ServiceSpec) -> None:
         """Start a service and keep it running until the node stops."""
         service = self._service(spec)
-        if service.idle is not None:
-            service.idle.cancel()
+        service.unset_idle()
         if service.keeper is None:
             if service.state != "ready":
                 service.become("starting")
@@ -140,10 +142,8 @@ class LocalServices:
         if service.keeper is not None:
             service.keeper.cancel()
             service.keeper = None
-        if service.start is not None:
-            service.start.cancel()
-            await asyncio.gather(service.start, return_exceptions=True)
         ran = service.state in RUNS
+        await _given_up(service)
         self._stop(service)
         if service.ended is not None:
             await asyncio.shield(service.ended)
@@ -204,8 +204,7 @@ class LocalServices:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         for service in services:
-            if service.idle is not None:
-                service.idle.cancel()
+            service.unset_idle()
             self._stop(service)
         await asyncio.gather(*(service.ended for service in services if service.ended), *self._leaving)
 
@@ -223,7 +222,11 @@ class LocalServices:
         if service.start is None:
             service.start = asyncio.ensure_future(self._start(service))
             service.start.add_done_callback(service.started)
-        await asyncio.shield(service.start)
+        start = service.start
+        await asyncio.wait({start})
+        if start.cancelled():
+            raise ServiceUnavailable("It was stopped while it started.")
+        start.result()
 
     async def _keep(self, service: _Service) -> None:
         told = ""
@@ -257,14 +260,14 @@ class LocalServices:
         except BaseException as error:
             service.fault = error if isinstance(error, MoorageError) else None
             service.become("failed", service.fault.message if service.fault else "It was not started.")
-            service.failures += 1
+            service.failures += not isinstance(error, asyncio.CancelledError)
             raise
         service.ended = asyncio.ensure_future(self._await_end(service, service.process, over))
         service.started_at = time.time()
         try:
             await self._await_ready(service)
-        except asyncio.CancelledError:
-            self._stop(service)
+        except BaseException:
+            self._stop(service, "failed", "Its start was given up.")
             raise
 
     async def _launch(self, service: _Service) -> tuple[Process, contextlib.AsyncExitStack]:
@@ -309,21 +312,34 @@ class LocalServices:
             if service.state == "ready":  # else whoever waits for it counts the failure
                 service.failures = 0 if time.monotonic() - begun > STABLE else service.failures + 1
             service.become("failed", reason)
+        service.listener = None if service.process is process else service.listener
         try:
             await over.aclose()
         except Exception:
             log.exception("what a service needed is not undone", service=service.spec.key)
 
     def _stop_later(self, service: _Service) -> None:
-        if service.retired or not service.spec.idle_after:
+        service.unset_idle()
+        if service.retired:
+            self._retire(service)
+        elif not service.spec.idle_after:
             self._stop(service)
         else:
             service.idle = asyncio.get_running_loop().call_later(service.spec.idle_after, self._stop, service)
-        if service.retired:
-            self._services.pop(service.spec.key, None)
-            if service.ended is not None:
-                self._leaving.add(service.ended)
-                service.ended.add_done_callback(self._leaving.discard)
+
+    def _retire(self, service: _Service) -> None:
+        """Forget a service that nobody holds, and see to its end."""
+        if self._services.get(service.spec.key) is service:
+            del self._services[service.spec.key]
+        task = asyncio.ensure_future(self._leave(service))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, service: _Service) -> None:
+        await _given_up(service)
+        self._stop(service)
+        if service.ended is not None:
+            await asyncio.shield(service.ended)
 
     def _stop(self, service: _Service, state: str = "stopped", reason: str | None = None) -> None:
         if service.state in RUNS:
@@ -343,6 +359,13 @@ class LocalServices:
         if name not in self._sandboxes:
             raise UnknownIsolation(f"This node has no sandbox called {name!r}.")
         return self._sandboxes[name]
+
+
+async def _given_up(service: _Service) -> None:
+    """Cancel the start of a service that is under way."""
+    if service.start is not None:
+        service.start.cancel()
+        await asyncio.wait({service.start})
 
 
 async def _settled(service: _Service) -> None:

@@ -2,10 +2,12 @@
 
 import fcntl
 import os
-import shutil
 import struct
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from subprocess import CalledProcessError
+
+from moorage.layers.publish import discard
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL, FLAGS = 0x80086601, 0x40086602, 0x20000, struct.Struct("l")
 
@@ -34,18 +36,5 @@ def make_workspace(path: Path) -> None:
 
 def remove_workspace(path: Path) -> None:
     """Remove a directory whatever an app has made of it; what cannot be removed is left to the next start."""
-
-    def mend(function: Callable[[str], object], name: str, _: object) -> None:
-        """Take back the permissions that an app dropped on its own directories."""
-        try:
-            if function in {os.scandir, os.open, os.lstat}:
-                os.chmod(name, 0o700)  # noqa: PTH101 - rmtree speaks in strings
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.chmod(os.path.dirname(name), 0o700)  # noqa: PTH101, PTH120
-                function(name)
-        except OSError:
-            return
-
-    if path.exists():
-        shutil.rmtree(path, onerror=mend)
+    with suppress(OSError, CalledProcessError):
+        discard(path)

@@ -1,27 +1,41 @@
 """How much disk space a directory takes, and the watch over what a process writes into one."""
 
 import asyncio
+import errno
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 WATCH_EVERY = 1.0
 """Seconds between two measurements; a job that is over sooner is never measured."""
+UNKNOWN = sys.maxsize
+"""The size of a directory in which something is kept from us: more than any limit."""
+_HIDDEN = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
 def usage_of(directory: Path) -> int:
     """Sum up the disk space (bytes) of everything below a directory, without following links.
 
     A file with several names counts once, and not at all if one of them is elsewhere: those are stored bytes, which
-    cost the attempt nothing, and no app can make such a name.
+    cost the attempt nothing, and no app can make such a name. A file that is open but has no name any more is not seen.
+    A directory that we may not read, or that is deeper than a path can name, could hold anything: gives UNKNOWN then.
     """
+    try:
+        return _sum(directory)
+    except OSError:
+        return UNKNOWN
+
+
+def _sum(directory: Path) -> int:
     total = 0
     names: Counter[int] = Counter()
     for entry in _entries(directory):
         try:
             status = entry.stat(follow_symlinks=False)
-        except OSError:
+        except OSError as error:
+            _pass_over(error)
             continue
         names[status.st_ino] += 1
         if names[status.st_ino] == status.st_nlink or entry.is_dir(follow_symlinks=False):
@@ -38,8 +52,14 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
                     yield entry
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-        except OSError:
-            continue
+        except OSError as error:
+            _pass_over(error)
+
+
+def _pass_over(error: OSError) -> None:
+    """Let be missing what was removed meanwhile, but nothing that is kept from us."""
+    if error.errno in _HIDDEN:
+        raise error
 
 
 class DiskWatch:

@@ -16,6 +16,7 @@ import structlog
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from moorage.blobs.space import disk_full
 from moorage.errors import SandboxUnavailable
 from moorage.sandbox.base import ImageSpec, OutputSink
 from moorage.sandbox.containers import TROUBLE, Container, container_config, reason, remove
@@ -118,7 +119,10 @@ class Engine:
             return str((await self._client.images.inspect(image))["Id"])
 
     async def export(self, image: str, target: Path) -> None:
-        """Write the files of an image that is here as the tar `target`; nothing of it is run."""
+        """Write the files of an image that is here as the tar `target`; nothing of it is run.
+
+        Raises SandboxUnavailable, DiskFull.
+        """
         with _trouble(self.url, f"The files of image {image} cannot be had"):
             config = {"Image": image, "Cmd": ["-"], "Labels": self._labels, "NetworkDisabled": True}
             container = await self._client.containers.create(config)  # type: ignore[arg-type]
@@ -126,7 +130,8 @@ class Engine:
                 async with self._client._query(f"containers/{container.id}/export", timeout=UNLIMITED) as answer:
                     with target.open("wb") as file:
                         async for chunk in answer.content.iter_chunked(CHUNK):
-                            file.write(chunk)
+                            with disk_full():
+                                await asyncio.to_thread(file.write, chunk)
             finally:
                 await remove(container)
 

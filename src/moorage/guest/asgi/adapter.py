@@ -13,6 +13,7 @@ from .program import Program, Receive, Scope, Send
 CONNECTION = "moorage.connection"
 """Key of a scope at which the protocol leaves itself."""
 NO_ROOT = "-"
+PORT_DIGITS = 5
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
@@ -71,6 +72,6 @@ def _server(scope: Scope, scheme: str) -> tuple[str, int] | None:
 def _host_and_port(value: bytes, scheme: str) -> tuple[str, int]:
     text = value.decode("latin-1")
     host, _, port = text.rpartition(":")
-    if not port.isdecimal():  # there is none, or it is the end of an IPv6 address
-        return text.strip("[]:"), PORTS[scheme]
-    return host.strip("[]"), int(port)
+    if port.isdecimal() and len(port) <= PORT_DIGITS:
+        return host.strip("[]"), int(port)
+    return text.removesuffix(":").strip("[]"), PORTS[scheme]

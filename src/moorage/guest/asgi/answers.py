@@ -22,7 +22,7 @@ class Answer:
 
     async def send(self, send: Send, kind: str = "http") -> None:
         """Send it to who made a request, or would have liked a websocket (`websocket.http`)."""
-        body = self.text.encode()
+        body = self.text.encode(errors="backslashreplace")
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),

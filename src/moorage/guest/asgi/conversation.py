@@ -16,6 +16,8 @@ class Conversation:
     def __init__(self, send: Send, run_id: str, seconds: float, *, public: bool) -> None:
         self._send, self._run_id, self._public = send, run_id, public
         self._last: str | None = None
+        self._settled = False
+        """Whether the program has accepted or refused."""
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(seconds, self._expire)
         self._task = asyncio.current_task()
@@ -38,28 +40,33 @@ class Conversation:
                 return
             await self._end(failure(error, self._run_id, public=self._public))
         else:
-            if self._last is None:
+            if not self._settled:
                 await self._end(SILENT)
         finally:
             self._timer.cancel()
 
     async def send(self, message: Message) -> None:
         """Take an event of the program's."""
-        if self._helper is None:
+        if self._helper is not None:
+            return
+        await self._send(message)
+        self._last = message["type"]
+        if self._last != f"{KIND}.response.start" and not message.get("more_body", False):
+            self._settled = True
             self._timer.cancel()
-            await self._send(message)
-            self._last = message["type"]
 
     async def _end(self, answer: Answer) -> None:
         if self._last is None:
             await answer.send(self._send, KIND)
         elif self._last in {"websocket.accept", "websocket.send"}:
             await self._send({"type": "websocket.close", "code": 1011})
+        elif not self._settled:  # its own refusal is not complete, and cannot be taken back
+            await self._send({"type": f"{KIND}.response.body", "body": b""})
 
     def _expire(self) -> None:
         self._helper = self._loop.create_task(self._refuse())
 
     async def _refuse(self) -> None:
-        await LATE.send(self._send, KIND)
+        await self._end(LATE)
         assert self._task is not None
         self._task.cancel()

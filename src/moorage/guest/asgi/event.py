@@ -24,7 +24,10 @@ class Event:
 
         message_scope = {"type": ALEPH_MESSAGE, "asgi": VERSIONS.copy(), "body": body, "state": scope["state"]}
         await run(self._application, message_scope, receive_message, self._take)
-        await send_json(send, {"result": self._result})
+        try:
+            await send_json(send, {"result": self._result})
+        except (TypeError, ValueError):  # keys that JSON does not know, or a dictionary that holds itself
+            await send_json(send, {"result": repr(self._result)})
 
     async def _take(self, message: Message) -> None:
         if self._result is None and isinstance(message, dict):

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from .program import Application, Message, Receive, Scope, Send, run
 STOCK, HELD = b"Internal Server Error", 0.25
 """What frameworks answer before they raise, and how many seconds it is held for them to do so."""
 BODILESS = frozenset({204, 304})
+NAME, VALUE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+"""Of headers (RFC 9110, section 5)."""
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -85,6 +88,7 @@ class Exchange:
 
     async def _head(self, message: Message) -> None:
         status, headers = message["status"], list(message.get("headers", ()))
+        _check(status, headers)
         if status in BODILESS:
             self._bodiless = True
             headers = [(name, value) for name, value in headers if name.lower() not in FRAMING]
@@ -194,6 +198,20 @@ class Exchange:
 
     def _help(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._helper = self._loop.create_task(work())
+
+
+def _check(status: object, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a head that HTTP does not have; uvicorn would do so when it is too late for another answer.
+
+    Raises ValueError, or TypeError.
+    """
+    if not (isinstance(status, int) and 100 <= status <= 599):
+        raise ValueError(f"No HTTP status: {status!r}")
+    for name, value in headers:
+        if not (NAME.fullmatch(name) and VALUE.fullmatch(value)):
+            raise ValueError(f"No HTTP header: {name!r}: {value!r}")
+        if name.lower() == b"content-length" and not value.strip().isdigit():
+            raise ValueError(f"No length: {value!r}")
 
 
 def _is_framed(headers: Iterable[tuple[bytes, bytes]]) -> bool:

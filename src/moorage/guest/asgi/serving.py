@@ -1,6 +1,7 @@
 """The life of the host: import, start-up, requests, shutdown."""
 
 import asyncio
+import atexit
 import faulthandler
 import json
 import logging
@@ -27,6 +28,8 @@ from .program import Program
 
 Settings = Mapping[str, Any]
 BACKLOG = 1024
+REFUSAL = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+"""To who asks for a websocket with a head that cannot be taken."""
 KEEP_ALIVE = 24 * 3600
 """Seconds that an idle connection is kept; it is the node that ends them."""
 CANCELLED = 1.0
@@ -51,7 +54,8 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt) as end:
         leave_as(end)
     loop.close()
-    log.finish_all()
+    atexit._run_exitfuncs()
+    leave(0)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -174,7 +178,16 @@ def _import_websockets() -> Any:
     """Import what few programs need: it takes longer than all the rest of uvicorn."""
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-    return WebSocketsSansIOProtocol
+    class Websocket(WebSocketsSansIOProtocol):
+        """Answers also those whose heads it does not take: uvicorn lets them wait."""
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.handshake_exc is not None and not self.handshake_initiated:
+                self.transport.write(REFUSAL)
+                self.transport.close()
+
+    return Websocket
 
 
 def _websocket(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> asyncio.Protocol:

@@ -1,10 +1,13 @@
 """The node's own key, with which it signs for the programs that it runs (contract, section 4.4)."""
 
 import os
+import re
 import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from moorage.errors import BadKey
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,30 @@ class NodeKey:
 
 
 def open_key(path: Path) -> NodeKey:
-    """Read the key, or make one that is then kept."""
+    """Read the key, or make one that is then kept.
+
+    Raises BadKey.
+    """
+    if not path.exists():
+        _keep(path, secrets.token_bytes(32).hex())
+    text = path.read_text(errors="replace").strip()
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise BadKey(f"{path} holds no key: there should be 64 hexadecimal digits.")
+    return NodeKey(bytes.fromhex(text))
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a file that only this user may read, whole or not at all."""
+    staged = path.with_suffix(".new")
+    staged.unlink(missing_ok=True)
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(fd)
+    staged.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return NodeKey(bytes.fromhex(path.read_text()))
-    except FileNotFoundError:
-        secret = secrets.token_bytes(32)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secret.hex())
-        return NodeKey(secret)
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def as_program(content: Mapping[str, JSON]) -> Reading:
 
 def _content(table: dict[str, Any], app_file: AppFile) -> dict[str, JSON]:
     _leave_to_node(table)
+    _refuse_dates(table, "aleph")
     code = {"encoding": "zip", "ref": UNRESOLVED, "use_latest": True, **_table(table, "code")}
     if "entrypoint" in table:
         code["entrypoint"] = table.pop("entrypoint")
@@ -114,6 +116,16 @@ def _content(table: dict[str, Any], app_file: AppFile) -> dict[str, JSON]:
     if app_file.network_access.policy == "internet":
         filled["environment"]["internet"] = True
     return {"type": "vm-function", "allow_amend": True, **table, **filled, "code": code}
+
+
+def _refuse_dates(value: Any, place: str) -> None:
+    """Refuse the only thing that TOML has and JSON has not."""
+    if isinstance(value, date | time):
+        raise BadManifest(f"{APP_FILE}: `{place}` is a date or time.", hint="Write it as text, in quotes.")
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in parts:
+            _refuse_dates(part, f"{place}.{key}")
 
 
 def _leave_to_node(table: Mapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def _few(value: Any) -> Any:
 
 
 Hashes = Annotated[tuple[ItemHash, ...], BeforeValidator(_few)]
+Keys = Annotated[tuple[Text, ...], BeforeValidator(_few)]
 Object = dict[Any, JSON]
 
 
@@ -126,7 +127,7 @@ class Forget:
     address: Text
     time: Time
     hashes: Hashes = ()
-    aggregates: Hashes = ()
+    aggregates: Keys = ()
     reason: Annotated[str, Field(max_length=MAX_REASON), SPEAKABLE] | None = None
 
 

@@ -311,7 +311,12 @@ def _forget(ledger: Ledger, message: Message, forget: Forget, program: str | Non
 
 
 def _may_forget(ledger: Ledger, message: Message, target: Message, program: str | None) -> bool:
-    """Ask for a delegate's right to FORGET, and to the channel and kind of the message that is to go."""
+    """Ask for a delegate's right to FORGET, and to the channel and kind of the message that is to go.
+
+    A program may forget what is its own, and nothing of the node's, whose key signs for it.
+    """
+    if program is not None and message.owner in names_of(program):
+        return target.owner in names_of(program)
     if _speaks_for(message, target.owner, program):
         return True
     entries = () if _grants(target) else _authorizations(ledger, target.owner)

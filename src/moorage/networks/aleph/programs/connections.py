@@ -324,7 +324,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Tell of the head."""
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:  # it only says that the answer will come
+        if not 100 <= status < 600:  # RFC 9110, section 15: such a status is invalid
+            raise ValueError(f"its status is {status}")
+        if status < 200 and status != 101:  # it only says that the answer will come
             self._raw = []
             return
         left_out = HOP | {b"content-length"} if status in BODILESS else HOP

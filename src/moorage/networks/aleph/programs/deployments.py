@@ -93,10 +93,11 @@ class Resolver:
             kind_of(address)
         except BadHash:
             return Refusal(status=400, error=f"Invalid message reference: {address}")
-        if missing := self._ledger.waits_for(address):
+        found = rules.served(self._ledger, address)
+        missing = self._ledger.waits_for(address) if isinstance(found, rules.Unserved) else ()
+        if missing:
             text = f"Program {address} waits for {', '.join(missing)}"
             return Refusal(status=503, error=text, retry_after=5)
-        found = rules.served(self._ledger, address)
         if isinstance(found, rules.Unserved):
             return Refusal(status=found.status, error=found.text)
         return self.version(found.item_hash)

@@ -128,7 +128,10 @@ async def connected(services: Services, instance: Instance) -> AsyncIterator[Con
 
 async def _answers(pool: Pool, endpoint: Endpoint, *, within: float) -> bool:
     """Ask the host of an ASGI program, which answers once the program serves."""
-    connection = await pool.take(endpoint)
+    try:
+        connection = await pool.take(endpoint)
+    except ServiceUnavailable:  # it has ended already
+        return False
     try:
         request = b"GET / HTTP/1.1\r\nmoorage: ready - - http localhost 0\r\nhost: localhost\r\n\r\n"
         connection.begin(request, silence=within, bodiless=False)

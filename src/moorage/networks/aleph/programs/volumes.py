@@ -16,7 +16,7 @@ from moorage.layers.once import Once, Progress
 from moorage.layers.publish import discard, empty, publish
 from moorage.networks.aleph.programs.export import Archive, archive
 from moorage.networks.aleph.programs.files import settle, unpack
-from moorage.sandbox.disk import DiskWatch, usage_of
+from moorage.sandbox.disk import UNKNOWN, DiskWatch, usage_of
 
 Fill = Callable[[Path], Awaitable[None]]
 """Makes a directory that is not there yet, with what a new volume begins with."""
@@ -108,10 +108,11 @@ class Room:
 async def watched(rooms: Iterable[Room], on_excess: Callable[[], None]) -> AsyncIterator[None]:
     """Call back when a directory grows over its limit, for as long as the context lasts.
 
-    One that is over it already may be read and emptied: it must not grow further.
+    One that is over it already may be read and emptied: it must not grow further. One that cannot be measured may not.
     """
     sizes = [(room, await asyncio.to_thread(usage_of, room.path)) for room in rooms]
-    watches = [DiskWatch(room.path, max(room.limit, size), on_excess) for room, size in sizes]
+    limits = [(room.path, room.limit if size == UNKNOWN else max(room.limit, size)) for room, size in sizes]
+    watches = [DiskWatch(path, limit, on_excess) for path, limit in limits]
     try:
         yield
     finally:
