@@ -17,7 +17,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from moorage.errors import SandboxUnavailable
+from moorage.errors import DiskFull, SandboxUnavailable
 from moorage.model.limits import MIB, Limits
 from moorage.sandbox import docker_engine
 from moorage.sandbox.base import Credentials, ImageSpec, Process
@@ -435,6 +435,11 @@ async def test_an_image_is_pulled_once_and_again_when_it_is_gone(
     assert 0 < asked[0] == asked[1] < asked[2]
     assert said[0] == f"pulling {registry.image}"
     assert any(line.startswith(f"pulling {registry.image}: layer ") and line.endswith(" %") for line in said)
+
+
+async def test_an_image_that_finds_no_room_on_the_disk_is_told_as_that(docker: Docker, image: str) -> None:
+    with pytest.raises(DiskFull):
+        await docker.export(image, Path("/dev/full"))
 
 
 async def test_an_image_that_cannot_be_had_is_an_error_that_says_why(docker: Docker) -> None:

@@ -83,7 +83,7 @@ class Docker:
     async def export(self, image: str, target: Path) -> None:
         """Write the files of an image, which `image` gave, as the tar `target`; nothing of it is run.
 
-        Raises SandboxUnavailable.
+        Raises SandboxUnavailable, DiskFull.
         """
         engine = await self._opened()
         self._watch(engine.url)

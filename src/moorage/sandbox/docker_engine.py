@@ -128,10 +128,9 @@ class Engine:
             container = await self._client.containers.create(config)  # type: ignore[arg-type]
             try:
                 async with self._client._query(f"containers/{container.id}/export", timeout=UNLIMITED) as answer:
-                    with target.open("wb") as file:
+                    with disk_full(), target.open("wb") as file:
                         async for chunk in answer.content.iter_chunked(CHUNK):
-                            with disk_full():
-                                await asyncio.to_thread(file.write, chunk)
+                            await asyncio.to_thread(file.write, chunk)
             finally:
                 await remove(container)
 
