@@ -26,8 +26,11 @@ def lab(node: AlephNode) -> str:
 
 
 def websocket(node: AlephNode, path: str, *, host: str = "127.0.0.1", **options: Any) -> ClientConnection:
+    """Open one; the first of a run may have to wait until the runtime is built."""
     port = int(node.url.rpartition(":")[2])
-    return connect(f"ws://{host}:{port}{path}", address=("127.0.0.1", port), proxy=None, max_size=None, **options)
+    return connect(
+        f"ws://{host}:{port}{path}", address=("127.0.0.1", port), proxy=None, max_size=None, open_timeout=60, **options
+    )
 
 
 def test_text_and_bytes_come_back_by_path_and_by_host(node: AlephNode, lab: str) -> None:

@@ -5,6 +5,7 @@ Item 48 of the acceptance checklist (section 8), route by route.
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from moorage.model.callers import LOCAL, Caller
+from moorage.networks.aleph.control import access
 from moorage.networks.aleph.control import logs as logging
 from moorage.networks.aleph.ledger.records import Run
 from tests.aleph import Wallet
@@ -105,6 +107,31 @@ async def test_erasing_stops_all_versions_and_removes_what_they_kept(node: Contr
     assert not list((await node.volumes.open(ref, "data")).iterdir())
 
 
+async def test_a_program_that_comes_back_while_others_stop_is_stopped_again(
+    node: Controlled, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = await node.program(OWNER.wallet)
+    instance = await node.run(ref)
+    asked = iter([ref])
+    stop, erase = node.services.stop, node.volumes.erase
+    running = []
+
+    async def stopped(key: str) -> bool:
+        ran = await stop(key)
+        for back in asked:
+            await node.run(back)
+        return ran
+
+    async def erased(origin: str) -> None:
+        running.append(node.runs(instance))
+        await erase(origin)
+
+    monkeypatch.setattr(node.services, "stop", stopped)
+    monkeypatch.setattr(node.volumes, "erase", erased)
+    assert (await operate(api, ref, "erase")).status_code == 200
+    assert running == [False]
+
+
 @pytest.mark.parametrize(("asked", "kept"), [({}, False), ({"erase_volumes": "true"}, False),
                                              ({"erase_volumes": "false"}, True)])  # fmt: skip
 async def test_reinstalling_keeps_volumes_if_told_to(
@@ -139,6 +166,27 @@ async def test_a_program_expires_at_the_last_time_that_was_given(node: Controlle
     assert node.runs(instance)
     await operate(api, ref, "expire", params={"timeout": "0.01"})
     await asyncio.wait_for(retired.wait(), 5)
+
+
+@pytest.mark.parametrize("operation", ["stop", "reboot", "erase", "reinstall"])
+async def test_any_other_operation_takes_the_place_of_an_expiry(
+    node: Controlled, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    ref = await node.program(OWNER.wallet)
+    await node.run(ref)
+    loop, timers = asyncio.get_running_loop(), []
+    call_later = loop.call_later
+
+    def watched(delay: float, *args: Any, **rest: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay, *args, **rest)
+        timers.extend([timer] if delay == 3600 else [])
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", watched)
+    await operate(api, ref, "expire", params={"timeout": "3600"})
+    assert [timer.cancelled() for timer in timers] == [False]
+    await operate(api, ref, operation)
+    assert [timer.cancelled() for timer in timers] == [True]
 
 
 @pytest.mark.parametrize("seconds", ["", "0", "-1", "864000", "nan", "inf", "soon"])
@@ -200,6 +248,26 @@ async def test_what_is_no_program_is_not_found(node: Controlled, api: httpx.Asyn
         assert (answer.status_code, answer.json()) == (404, {"error": f"No virtual machine with ref {ref}"})
     answer = await operate(api, "zz", "stop")
     assert (answer.status_code, answer.json()) == (400, {"error": "Invalid ref: 'zz'"})
+
+
+async def test_proofs_are_verified_beside_the_event_loop(
+    node: Controlled, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, authenticate = [], access.authenticate
+
+    def watched(*args: Any, **rest: Any) -> Any:
+        threads.append(threading.current_thread())
+        return authenticate(*args, **rest)
+
+    monkeypatch.setattr(access, "authenticate", watched)
+    await operate(api, await node.program(OWNER.wallet), "stop")
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_nothing_is_verified_for_a_program_that_is_not_here(api: httpx.AsyncClient) -> None:
+    answer = await api.post(f"/control/machine/{NOWHERE}/stop", headers={"X-SignedPubKey": "{}"})
+    assert (answer.status_code, answer.json()) == (404, {"error": f"No virtual machine with ref {NOWHERE}"})
 
 
 async def test_a_program_that_is_forgotten_is_not_found(node: Controlled, api: httpx.AsyncClient) -> None:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from moorage.model.limits import MIB
 from moorage.networks.aleph.facade.app import Facade
 from moorage.networks.aleph.facade.uploads import Limits
 from moorage.networks.aleph.ledger.records import File
@@ -94,7 +95,7 @@ async def test_what_is_no_message_is_refused_in_json(api: httpx.AsyncClient, con
 
 
 async def test_a_body_that_is_too_long_is_refused(api: httpx.AsyncClient) -> None:
-    answer = await api.post("/api/v0/messages", content=b" " * (9 << 20))
+    answer = await api.post("/api/v0/messages", content=b" " * (2 * MIB + 1))
     assert (answer.status_code, list(answer.json())) == (413, ["error"])
 
 
@@ -428,7 +429,7 @@ async def test_json_is_stored_in_one_form_and_can_be_the_content_of_a_message(
     assert (found["content"], found["item_content"], found["size"]) == (content, None, len(text))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"NaN", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"NaN", b"\xff", b"[" * 100_000, b"1e999", b"[" * 101 + b"]" * 101])
 async def test_what_is_no_json_is_not_stored(api: httpx.AsyncClient, content: bytes) -> None:
     answer = await api.post("/api/v0/storage/add_json", content=content)
     assert (answer.status_code, list(answer.json())) == (422, ["error"])
@@ -487,7 +488,11 @@ async def test_nothing_costs_anything(desk: Desk, api: httpx.AsyncClient) -> Non
     dummy = {**message, "signature": "0x" + "0" * 130}
     assert (await api.post("/api/v0/price/estimate", json={"message": dummy})).json() == free
     assert (await api.get(f"/api/v0/price/{NOWHERE}")).status_code == 404
-    assert (await api.post("/api/v0/price/estimate", json={"message": 1})).status_code == 422
+    for wrong in (1, {"item_content": "1e999"}, {"item_content": "[" * 900 + "]" * 900}):
+        assert (await api.post("/api/v0/price/estimate", json={"message": wrong})).status_code == 422
+    odd = {"item_content": json.dumps({"address": ["0x0"], "payment": {"type": {"a": 1}}})}
+    answer = (await api.post("/api/v0/price/estimate", json={"message": odd})).json()
+    assert (answer["payment_type"], answer["charged_address"]) == ("hold", None)
     balance = (await api.get(f"/api/v0/addresses/{OWNER.address}/balance")).json()
     assert balance.keys() == {"address", "balance", "details", "locked_amount", "credit_balance"}
 

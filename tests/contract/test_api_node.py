@@ -1,5 +1,6 @@
 """The node about itself: services, figures, tokens, its document, its sockets."""
 
+import asyncio
 import gc
 import stat
 from pathlib import Path
@@ -11,6 +12,8 @@ from moorage import __version__
 from moorage.client import Client
 from moorage.errors import AddressUnavailable, Forbidden, NodeUnreachable, NotFound, TokenRequired, Unauthorized
 from moorage.model.apps import App
+from moorage.node.config import NodeConfig
+from moorage.node.node import Node
 from tests.serving import Served
 
 
@@ -25,6 +28,21 @@ def test_the_doctor_answers_over_http(client: Client) -> None:
     checks = client.doctor()
     assert checks
     assert all(check.message for check in checks)
+
+
+@pytest.mark.anyio
+async def test_a_node_asked_twice_at_once_for_its_address_listens_once(tmp_path: Path) -> None:
+    async with Node.open(NodeConfig(data_dir=tmp_path / "node")) as node:
+        calls = []
+
+        async def listen() -> None:
+            calls.append(1)
+            await asyncio.sleep(0)
+            node.url = "http://127.0.0.1:1"
+
+        node.listen = listen
+        assert await asyncio.gather(node.address(), node.address()) == ["http://127.0.0.1:1"] * 2
+        assert calls == [1]
 
 
 def test_services_are_listed(client: Client, served: Served) -> None:

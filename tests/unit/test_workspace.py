@@ -91,3 +91,12 @@ async def test_the_watch_calls_back_once_when_the_limit_is_passed(tmp_path: Path
     await asyncio.wait_for(excess.wait(), 10)
     assert watch.exceeded
     watch.stop()
+
+
+def test_a_link_is_removed_and_what_it_leads_to_is_left_as_it_is(tmp_path: Path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    (tmp_path / "link").symlink_to(closed)
+    remove_workspace(tmp_path / "link")
+    assert not (tmp_path / "link").is_symlink()
+    assert closed.stat().st_mode & 0o777 == 0o500

@@ -32,7 +32,9 @@ def discard(directory: Path) -> None:
     """Remove a directory, however deep an untrusted process nested it or closed it to us."""
     with suppress(RecursionError):
         shutil.rmtree(directory, ignore_errors=True)
-    if directory.is_symlink() or directory.exists():
+    if directory.is_symlink():  # what it leads to is somebody else's
+        directory.unlink()
+    elif directory.exists():
         # coreutils does not recurse; and what an app made unreadable is opened first.
         subprocess.run(["chmod", "-R", "u+rwX", directory], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", "--", directory], check=True, capture_output=True)

@@ -127,7 +127,10 @@ class Engine:
             config = {"Image": image, "Cmd": ["-"], "Labels": self._labels, "NetworkDisabled": True}
             container = await self._client.containers.create(config)  # type: ignore[arg-type]
             try:
-                async with self._client._query(f"containers/{container.id}/export", timeout=UNLIMITED) as answer:
+                async with (
+                    self._client._query(f"containers/{container.id}/export", timeout=UNLIMITED) as answer,
+                    answer,
+                ):
                     with disk_full(), target.open("wb") as file:
                         async for chunk in answer.content.iter_chunked(CHUNK):
                             await asyncio.to_thread(file.write, chunk)

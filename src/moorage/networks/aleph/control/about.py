@@ -67,7 +67,7 @@ class About:
         if run is None:
             raise Refused(404, f"No run {run_id}")
         if not _is_local(request):
-            self._gate.enter(request, run.item_hash)
+            await self._gate.enter(request, run.item_hash)
         return Json(_shown(run))
 
     def _states(self) -> list[tuple[Instance, ServiceState]]:

@@ -43,7 +43,7 @@ class Logs:
 
     async def _all(self, request: Request) -> Response:
         ref = str(request.path_params["ref"])
-        self._gate.enter(request, ref)
+        await self._gate.enter(request, ref)
         lines = await asyncio.to_thread(self._log(ref).lines)
         if not lines and not self._was_started(ref):
             raise Refused(404, "No execution found for this VM")
@@ -76,8 +76,8 @@ class Logs:
         proofs = document.get("auth") if isinstance(document, dict) else None
         if not isinstance(proofs, dict):
             raise Refused(400, "Invalid auth message")
-        wallet = self._gate.wallet(websocket, proofs.get(PUBKEY), proofs.get(OPERATION))
-        self._gate.admit(wallet, str(websocket.path_params["ref"]))
+        ref, pubkey, operation = str(websocket.path_params["ref"]), proofs.get(PUBKEY), proofs.get(OPERATION)
+        await self._gate.admit(websocket, ref, pubkey=pubkey, operation=operation)
 
     def _was_started(self, ref: str) -> bool:
         found = self._registry.find(ref)

@@ -42,23 +42,23 @@ class Machines:
         ]
 
     async def _stop(self, request: Request) -> Response:
-        ref, instance = self._entered(request)
+        ref, instance = await self._entered(request)
         ran = await self._services.stop(instance.spec.key)
         return PlainTextResponse(f"Stopped VM with ref {ref}" if ran else "Already stopped, nothing to do")
 
     async def _reboot(self, request: Request) -> Response:
-        ref, instance = self._entered(request)
+        ref, instance = await self._entered(request)
         ran = await self._services.stop(instance.spec.key)
         await self._start(instance)
         return PlainTextResponse(f"{'Rebooted VM' if ran else 'Starting VM (was not running)'} with ref {ref}")
 
     async def _erase(self, request: Request) -> Response:
-        ref, instance = self._entered(request)
+        ref, instance = await self._entered(request)
         await self._erase_all(instance.deployment.origin)
         return PlainTextResponse(f"Erased VM with ref {ref}")
 
     async def _reinstall(self, request: Request) -> Response:
-        ref, instance = self._entered(request)
+        ref, instance = await self._entered(request)
         if request.query_params.get("erase_volumes", "true").lower() == "true":
             await self._erase_all(instance.deployment.origin)
         await self._services.stop(instance.spec.key)
@@ -66,10 +66,8 @@ class Machines:
         return PlainTextResponse(f"Reinstalled VM with ref {ref}")
 
     async def _expire(self, request: Request) -> Response:
-        ref, instance = self._entered(request)
         seconds = _seconds(request.query_params.get("timeout"))
-        if (earlier := self._expiring.pop(instance.spec.key, None)) is not None:
-            earlier.cancel()
+        ref, instance = await self._entered(request)
         if seconds:
             later = asyncio.get_running_loop().call_later(seconds, self._expired, instance.spec.key)
             self._expiring[instance.spec.key] = later
@@ -81,16 +79,18 @@ class Machines:
         """Say that all is up to date, as it always is here; the SDK signs no such request."""
         return Json({})
 
-    def _entered(self, request: Request) -> tuple[str, Instance]:
-        """Let an owner in.
+    async def _entered(self, request: Request) -> tuple[str, Instance]:
+        """Let an owner in; the operation takes the place of an expiry that was asked for before.
 
         Raises Refused, NotOwner.
         """
         ref = str(request.path_params["ref"])
-        self._gate.enter(request, ref)
+        await self._gate.enter(request, ref)
         found = self._registry.find(ref)
         if isinstance(found, Refusal):
             raise absent(ref)
+        if (earlier := self._expiring.pop(found.spec.key, None)) is not None:
+            earlier.cancel()
         return ref, found
 
     async def _start(self, instance: Instance) -> None:
@@ -105,11 +105,24 @@ class Machines:
             raise Refused(500, NOT_STARTED) from None
 
     async def _erase_all(self, origin: str) -> None:
-        """Stop all versions of a program, which share its volumes, and remove those."""
-        for each in self._registry.instances():
-            if each.deployment.origin == origin:
-                await self._services.stop(each.spec.key)
+        """Stop all versions of a program, which share its volumes, and remove those.
+
+        Requests may start one again while others end: the volumes go in the moment in which none runs.
+        """
+        await self._stop_all(origin)
+        while any(self._runs(key) for key in self._keys(origin)):
+            await self._stop_all(origin)
         await self._volumes.erase(origin)
+
+    async def _stop_all(self, origin: str) -> None:
+        await asyncio.gather(*map(self._services.stop, self._keys(origin)))
+
+    def _keys(self, origin: str) -> list[str]:
+        return [each.spec.key for each in self._registry.instances() if each.deployment.origin == origin]
+
+    def _runs(self, key: str) -> bool:
+        state = self._services.state(key)
+        return state is not None and state.state in {"starting", "ready"}
 
     def _expired(self, key: str) -> None:
         self._expiring.pop(key, None)

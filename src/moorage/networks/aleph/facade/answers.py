@@ -1,5 +1,6 @@
 """Answers in JSON, and what requests ask for in their queries and bodies (contract, section 4.2)."""
 
+import asyncio
 import json
 import math
 from collections.abc import Mapping
@@ -12,10 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from moorage.errors import MoorageError
-from moorage.networks.aleph.messages.envelope import hash_kind
+from moorage.model.limits import KIB, MIB
+from moorage.networks.aleph.messages.envelope import hash_kind, read_json
 
-MAX_BODY = 8 << 20
-"""Bytes of a body in JSON: more than a message of the longest inline content takes, whatever is escaped in it."""
+MAX_BODY = 2 * MIB
+"""Bytes of a body in JSON; clients store contents that are longer than a fraction of it."""
+LONG = 64 * KIB
+"""Bytes of JSON up to which it is read in the event loop."""
 
 
 class Refused(Exception):
@@ -144,10 +148,14 @@ def parsed(text: str | bytes) -> Any:
     Raises Refused.
     """
     try:
-        return json.loads(text, parse_constant=_not_finite)
-    except (ValueError, RecursionError) as failure:
+        return read_json(text)
+    except ValueError as failure:
         raise Refused(422, f"The request is not valid JSON: {failure}") from None
 
 
-def _not_finite(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+async def parsed_aside(text: str | bytes) -> Any:
+    """Read JSON; what is long, beside the event loop.
+
+    Raises Refused.
+    """
+    return parsed(text) if len(text) <= LONG else await asyncio.to_thread(parsed, text)

@@ -21,7 +21,7 @@ from moorage.networks.aleph.facade.answers import (
     flag,
     iso,
     listed,
-    parsed,
+    parsed_aside,
     whole,
 )
 from moorage.networks.aleph.ledger.ledger import Ledger
@@ -132,8 +132,8 @@ class Holdings:
 
     async def _price(self, request: Request) -> Response:
         item_hash = asked_hash(request)
-        record = self._ledger.record(item_hash)
-        return Json(_cost(record.content)) if record and record.content else error(404, "Message not found")
+        content = await self._ledger.find(lambda listing: _content(listing.lookups, item_hash))
+        return Json(_cost(content)) if content else error(404, "Message not found")
 
     async def _subscriptions(self, request: Request) -> Response:
         found = ((item_hash, self._ledger.program(item_hash)) for item_hash in self._ledger.triggered())
@@ -176,31 +176,36 @@ def _about(elements: list[Message]) -> dict[str, str]:
     }
 
 
+def _content(lookups: Lookups, item_hash: str) -> Any:
+    record = lookups.record(item_hash)
+    return record.content if record else None
+
+
 async def _balance(request: Request) -> Response:
     document = {"balance": BALANCE, "details": {}, "locked_amount": 0.0, "credit_balance": 0}
     return Json({"address": request.path_params["address"], **document})
 
 
 async def _estimate(request: Request) -> Response:
-    document = parsed(await body(request))
+    document = await parsed_aside(await body(request))
     message = document.get("message") if isinstance(document, dict) else None
     text = message.get("item_content") if isinstance(message, dict) else None
     if not isinstance(text, str):
         raise Refused(422, "The request must hold a `message` with its `item_content`")
-    return Json(_cost(parsed(text)))
+    return Json(_cost(await parsed_aside(text)))
 
 
 def _cost(content: Any) -> dict[str, Any]:
     """Say that it is free, in the way its owner would pay."""
     content = content if isinstance(content, dict) else {}
     payment = content.get("payment")
-    kind = payment.get("type") if isinstance(payment, dict) else None
+    kind, address = payment.get("type") if isinstance(payment, dict) else None, content.get("address")
     return {
         "required_tokens": 0.0,
-        "payment_type": kind or "hold",
+        "payment_type": kind if kind and isinstance(kind, str) else "hold",
         "cost": "0",
         "detail": [],
-        "charged_address": content.get("address"),
+        "charged_address": address if isinstance(address, str) else None,
     }
 
 

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from moorage.networks.aleph.facade import queries
 from moorage.networks.aleph.facade.answers import Refused, dumps, whole
 from moorage.networks.aleph.ledger.ledger import Ledger
-from moorage.networks.aleph.ledger.listing import Filter
+from moorage.networks.aleph.ledger.listing import Filter, Listing
 from moorage.networks.aleph.ledger.publisher import Change, Publisher
 
 HISTORY, MOST_HISTORY = 10, 200
@@ -49,34 +49,40 @@ class Live:
             for record in reversed(earlier):
                 await websocket.send_text(dumps(record.shown).decode())
             sent = {record.envelope.item_hash for record in earlier}
-            while (change := await waiting.next()) is not None:
-                if change.item_hash not in sent and await self._matches(where, change.item_hash):
-                    await websocket.send_text(dumps(change.message).decode())
+            while (item_hash := await waiting.next()) is not None:
+                if item_hash not in sent and (shown := await self._shown(where, item_hash)):
+                    await websocket.send_text(shown)
             await websocket.close(TOO_SLOW)
         finally:
             unlisten()
 
-    async def _matches(self, where: Filter, item_hash: str) -> bool:
-        return await self._ledger.find(lambda listing: listing.matches(where, item_hash))
+    async def _shown(self, where: Filter, item_hash: str) -> str | None:
+        """Write a message, which may have been forgotten meanwhile; None if it is not asked for."""
+
+        def find(listing: Listing) -> str | None:
+            record = listing.lookups.record(item_hash) if listing.matches(where, item_hash) else None
+            return dumps(record.shown).decode() if record else None
+
+        return await self._ledger.find(find)
 
 
 class _Waiting:
-    """What was taken and is not sent yet."""
+    """What was taken and is not sent yet: hashes, for messages may be long."""
 
     def __init__(self) -> None:
-        self._changes: asyncio.Queue[Change] = asyncio.Queue(WAITING)
+        self._hashes: asyncio.Queue[str] = asyncio.Queue(WAITING)
         self._lost = False
 
     def add(self, change: Change) -> None:
         if change.kind == "processed":
             try:
-                self._changes.put_nowait(change)
+                self._hashes.put_nowait(change.item_hash)
             except asyncio.QueueFull:
                 self._lost = True
 
-    async def next(self) -> Change | None:
+    async def next(self) -> str | None:
         """Give what comes next; None if that was lost."""
-        return None if self._lost else await self._changes.get()
+        return None if self._lost else await self._hashes.get()
 
 
 async def _until_gone(websocket: WebSocket, sending: Coroutine[Any, Any, None]) -> None:

@@ -12,6 +12,7 @@ from moorage.networks.aleph.facade import queries
 from moorage.networks.aleph.facade.answers import Json, asked_hash, dumps, error, iso
 from moorage.networks.aleph.facade.queries import Page
 from moorage.networks.aleph.ledger.ledger import Ledger
+from moorage.networks.aleph.ledger.listing import Listing
 from moorage.networks.aleph.ledger.lookups import Lookups
 from moorage.networks.aleph.ledger.records import Record
 from moorage.networks.aleph.messages import rules
@@ -53,37 +54,53 @@ class Messages:
         return Json(await self._ledger.find(find))
 
     async def _one(self, request: Request) -> Response:
-        found = self._standing(asked_hash(request))
+        item_hash = asked_hash(request)
+
+        def find(listing: Listing) -> bytes | None:
+            found = _standing(listing.lookups, item_hash)
+            return dumps(found) if found else None
+
+        found = await self._ledger.find(find)
         return Json(found) if found else error(404, "Message not found")
 
     async def _status(self, request: Request) -> Response:
-        found = self._standing(asked_hash(request))
+        item_hash = asked_hash(request)
+        found = await self._ledger.find(lambda listing: _standing(listing.lookups, item_hash))
         if found is None:
             return error(404, "Message not found")
         return Json({key: found[key] for key in ("status", "item_hash", "reception_time")})
 
     async def _content(self, request: Request) -> Response:
         item_hash = asked_hash(request)
-        record = self._ledger.record(item_hash)
-        if record is not None and record.content is not None:
-            content = record.content
-            return Json(content.get("content") if record.envelope.type == "POST" else content)
-        found = self._standing(item_hash)
-        return error(422, f"Message is {found['status']}") if found else error(404, "Message not found")
 
-    def _standing(self, item_hash: str) -> dict[str, Any] | None:
-        """Tell of a message what there is to tell; None if it was never here."""
-        record = self._ledger.record(item_hash)
-        if record is not None:
-            return _settled(record)
-        if waiting := self._ledger.pending(item_hash):
-            messages: list[JSON] = [each.shown for each in waiting]
-            return {**_head("pending", item_hash, waiting[0].received), "messages": messages, "message": messages[0]}
-        rejection = self._ledger.rejection(item_hash)
-        if rejection is None:
-            return None
-        head = _head("rejected", item_hash, rejection.received)
-        return {**head, "error_code": rejection.code, "details": rejection.details, "message": rejection.message}
+        def find(listing: Listing) -> Response:
+            return _content(listing.lookups, item_hash)
+
+        return await self._ledger.find(find)
+
+
+def _content(lookups: Lookups, item_hash: str) -> Response:
+    record = lookups.record(item_hash)
+    if record is not None and record.content is not None:
+        content = record.content
+        return Json(content.get("content") if record.envelope.type == "POST" else content)
+    found = _standing(lookups, item_hash)
+    return error(422, f"Message is {found['status']}") if found else error(404, "Message not found")
+
+
+def _standing(lookups: Lookups, item_hash: str) -> dict[str, Any] | None:
+    """Tell of a message what there is to tell; None if it was never here."""
+    record = lookups.record(item_hash)
+    if record is not None:
+        return _settled(record)
+    if waiting := lookups.pending(item_hash):
+        messages: list[JSON] = [each.shown for each in waiting]
+        return {**_head("pending", item_hash, waiting[0].received), "messages": messages, "message": messages[0]}
+    rejection = lookups.rejection(item_hash)
+    if rejection is None:
+        return None
+    head = _head("rejected", item_hash, rejection.received)
+    return {**head, "error_code": rejection.code, "details": rejection.details, "message": rejection.message}
 
 
 def _settled(record: Record) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moorage.model.jobs import JSON
-from moorage.networks.aleph.facade.answers import Json, Refused, body, parsed
+from moorage.networks.aleph.facade.answers import Json, Refused, body, parsed_aside
 from moorage.networks.aleph.ledger.examination import Receipt
 from moorage.networks.aleph.ledger.publisher import Publisher
 
@@ -39,7 +39,7 @@ class Publishing:
         """Take a message as clients published it in earlier years: as text, or as an object."""
         document = await _document(request)
         data = document.get("data") if isinstance(document, dict) else None
-        given = _read(data) if isinstance(data, str) else data
+        given = await _read(data) if isinstance(data, str) else data
         receipt = await self._publisher.publish(given, program=request.scope.get(PROGRAM))
         return told(receipt) if receipt.status in {"rejected", "forgotten"} else Json(PUBLISHED)
 
@@ -56,12 +56,12 @@ def told(receipt: Receipt, *, status: int | None = None) -> Json:
 
 
 async def _document(request: Request) -> Any:
-    return _read(await body(request))
+    return await _read(await body(request))
 
 
-def _read(text: str | bytes) -> Any:
+async def _read(text: str | bytes) -> Any:
     """Read JSON; what is none is no message either, and is treated so."""
     try:
-        return parsed(text)
+        return await parsed_aside(text)
     except Refused:
         return None

@@ -1,5 +1,6 @@
 """What programs find on their socket: the node's signature, a cache, and the network's API (contract, section 4.4)."""
 
+import asyncio
 import json
 import re
 import time
@@ -18,7 +19,7 @@ from moorage.blobs.base import Blobs
 from moorage.errors import MoorageError
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.facade import answers
-from moorage.networks.aleph.facade.answers import Json, Refused, body, error, parsed
+from moorage.networks.aleph.facade.answers import Json, Refused, body, error, parsed, parsed_aside
 from moorage.networks.aleph.facade.publishing import PROGRAM, told
 from moorage.networks.aleph.guest.cache import MAX_VALUE, Cache, CacheFull
 from moorage.networks.aleph.guest.facts import Guest, guest_of, stored_content
@@ -98,7 +99,7 @@ class GuestApi:
         return Json({"chain": CHAIN, "curve": "secp256k1", "address": self._key.address, "public_key": public})
 
     async def _sign(self, request: Request) -> Response:
-        document = parsed(await body(request))
+        document = await parsed_aside(await body(request))
         if not isinstance(document, dict):
             raise Refused(400, "A message is an object")
         if not rules.same_address(str(document.get("sender") or self._key.address), self._key.address):
@@ -108,7 +109,7 @@ class GuestApi:
             raise Refused(400, f"Message chain is not {CHAIN}")
         if await self._address(envelope) not in rules.names_of(_guest(request).item_hash):
             raise Refused(400, "Message address does not match VM item_hash")
-        return Json({**document, **self._signed(envelope)})
+        return Json({**document, **await asyncio.to_thread(self._signed, envelope)})
 
     def _envelope(self, document: Mapping[str, JSON]) -> Envelope:
         try:
@@ -123,7 +124,7 @@ class GuestApi:
                 raise Refused(400, "Message item_hash is not the hash of its item_content")
             return _text(envelope.content, "address")
         stored = await stored_content(self._ledger, self._blobs, envelope.item_hash)
-        return None if stored is None else _text(parsed(stored), "address")
+        return None if stored is None else _text(await parsed_aside(stored), "address")
 
     def _signed(self, envelope: Envelope) -> dict[str, JSON]:
         # A slow import: only what signs pays for it.
@@ -136,14 +137,14 @@ class GuestApi:
 
     async def _republish(self, request: Request) -> Response:
         """Publish as a POST of the program what came by topic, in the way of earlier years."""
-        document = parsed(await body(request))
+        document = await parsed_aside(await body(request))
         if not isinstance(document, dict):
             raise Refused(422, "The request must hold `topic` and `data`")
         data = document.get("data")
-        data = parsed(data) if isinstance(data, str) else data
+        data = _read(data) if isinstance(data, str) else data
         guest = _guest(request)
         content = {**_content(str(document.get("topic")), data), "address": guest.item_hash}
-        receipt = await self._publisher.publish(self._post(content), program=guest.item_hash)
+        receipt = await self._publisher.publish(await asyncio.to_thread(self._post, content), program=guest.item_hash)
         return told(receipt) if receipt.status in {"rejected", "forgotten"} else Json({"status": "success"})
 
     def _post(self, content: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -205,6 +206,14 @@ def _guest(request: Request) -> Guest:
 def _text(document: Any, key: str) -> str | None:
     found = document.get(key) if isinstance(document, Mapping) else None
     return found if isinstance(found, str) else None
+
+
+def _read(text: str) -> Any:
+    """Read JSON; text that is none stands for itself."""
+    try:
+        return parsed(text)
+    except Refused:
+        return text
 
 
 def _content(topic: str, data: Any) -> dict[str, JSON]:

@@ -47,6 +47,7 @@ MAX_DEPTH = 100
 MAX_PROBLEMS = 100
 """Problems that are told of one message, so that a hostile one costs little."""
 
+_TOO_DEEP = f"must not be nested deeper than {MAX_DEPTH} levels"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -337,29 +338,42 @@ def read_content(text: str, *, key: str = "item_content") -> dict[str, JSON]:
     Raises BadMessage.
     """
     try:
-        content = _DECODER.decode(text)
+        content = read_json(text)
     except json.JSONDecodeError as error:
         raise _no_json(key, f"{error.msg} in line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
+    except TooDeep:
         raise BadMessage([_too_deep(key)]) from None
     except ValueError:
         raise _no_json(key, "it holds a number that is not finite or has too many digits") from None
     if not isinstance(content, dict):
         raise BadMessage([Problem(place=(key,), rule="must hold an object", type="dict_type")])
-    if _deep(content):
-        raise BadMessage([_too_deep(key)])
     if "\\u" in text and _LONE_SURROGATE.search(json.dumps(content, ensure_ascii=False)):
         raise BadMessage([Problem(place=(key,), rule="must not hold a lone surrogate", type="lone_surrogate")])
     return content
 
 
+class TooDeep(ValueError):
+    """JSON that is nested deeper than MAX_DEPTH levels."""
+
+
+def read_json(text: str | bytes) -> JSON:
+    """Read JSON whose numbers are finite, and which is nested no deeper than MAX_DEPTH levels.
+
+    Raises ValueError: TooDeep, or json.JSONDecodeError for what is no JSON.
+    """
+    try:
+        document: JSON = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise TooDeep(_TOO_DEEP) from None
+    if isinstance(document, dict | list) and _deep(document):
+        raise TooDeep(_TOO_DEEP)
+    return document
+
+
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(text)
+        raise ValueError("it holds a number that is not finite")
     return value
-
-
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def _no_json(key: str, reason: str) -> BadMessage:
@@ -367,7 +381,7 @@ def _no_json(key: str, reason: str) -> BadMessage:
 
 
 def _too_deep(key: str) -> Problem:
-    return Problem(place=(key,), rule=f"must not be nested deeper than {MAX_DEPTH} levels", type="too_deep")
+    return Problem(place=(key,), rule=_TOO_DEEP, type="too_deep")
 
 
 def _deep(document: JSON) -> bool:
