@@ -18,7 +18,7 @@ from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
 from moorage.networks.aleph.messages.drafts import BadProgram
 from moorage.networks.aleph.messages.hashes import host_label, sha256
-from tests.aleph import Desk, Wallet, opened, program
+from tests.aleph import RUNTIME, Desk, Wallet, opened, program
 
 pytestmark = pytest.mark.anyio
 
@@ -216,7 +216,7 @@ async def test_what_waited_when_the_node_ended_is_judged_at_the_start(tmp_path: 
     async with opened(tmp_path) as desk:
         await desk.take(store)
         file = (sha256(b"file"), sha256(b"file"), 4, 0)
-        await desk.ledger.write(lambda db: db.execute("INSERT INTO files VALUES (?, ?, ?, ?)", file).close())
+        await desk.ledger.write(lambda db: db.execute("INSERT INTO files VALUES (?, ?, ?, ?, 0)", file).close())
     async with opened(tmp_path) as desk:
         await desk.publisher.settle()
         assert desk.told == [("processed", store["item_hash"])]
@@ -341,11 +341,18 @@ async def test_what_is_left_of_an_aggregate_is_merged_anew(desk: Desk) -> None:
     assert rules.merged(desk.ledger.elements(OWNER.address, "k")) == {"b": 2}
 
 
+async def brought(desk: Desk, data: bytes) -> File:
+    """Give a file as it comes along with a STORE."""
+    digest, size = await desk.blobs.put_bytes(data)
+    return File(hash=digest, digest=digest, size=size)
+
+
 async def test_what_may_not_be_forgotten_stays(desk: Desk) -> None:
-    file = await desk.file(b"file")
-    store, post = OWNER.store(file), OWNER.post(1)
+    file = await brought(desk, b"file")
+    store, post = OWNER.store(file.hash), OWNER.post(1)
     used = OWNER.program(store["item_hash"])
-    for message in (store, post, used):
+    await desk.take(store, file=file)
+    for message in (post, used):
         await desk.take(message)
     assert (await errors(desk, OWNER.forget()))[0] == 500
     receipt = await desk.publisher.publish(OWNER.forget(OTHER.post(2)))
@@ -353,17 +360,18 @@ async def test_what_may_not_be_forgotten_stays(desk: Desk) -> None:
     assert (await errors(desk, OTHER.forget(post)))[0] == 2
     assert (await errors(desk, OWNER.forget(store)))[0] == 503
     assert await desk.take(OWNER.forget(store, used)) == "processed"
-    assert desk.ledger.file(file) is None
+    assert desk.ledger.file(file.hash) is None
 
 
 async def test_a_file_stays_as_long_as_another_store_has_it(desk: Desk) -> None:
-    file = await desk.file(b"file")
-    one, two = OWNER.store(file), OTHER.store(file)
-    for message in (one, two, OWNER.forget(one)):
+    file = await brought(desk, b"file")
+    one, two = OWNER.store(file.hash), OTHER.store(file.hash)
+    await desk.take(one, file=file)
+    for message in (two, OWNER.forget(one)):
         await desk.take(message)
-    assert desk.ledger.file(file) is not None
+    assert desk.ledger.file(file.hash) is not None
     await desk.take(OTHER.forget(two))
-    assert desk.ledger.file(file) is None
+    assert desk.ledger.file(file.hash) is None
 
 
 # Deliveries
@@ -508,3 +516,35 @@ async def test_aggregates_are_forgotten_by_their_key(desk: Desk) -> None:
         assert await desk.take(message) == "processed"
     assert await desk.take(OWNER.forget(aggregates=["k"])) == "processed"
     assert [desk.ledger.forgotten(each["item_hash"]) for each in (first, second, other)] == [True, True, False]
+
+
+async def test_a_stranger_cannot_take_a_file_away_that_others_need(desk: Desk) -> None:
+    draft = {"type": "vm-function", "address": OWNER.address, "time": 1000.0, "content": {
+        "code": {"encoding": "plain", "entrypoint": "app", "content": "app = 1"}, "on": {"http": True},
+        "runtime": {"ref": RUNTIME}}}  # fmt: skip
+    adopted = await desk.publisher.adopt(json.dumps(draft).encode(), {})
+    assert adopted.missing == ()
+    for file in (sha256(b"app = 1"), await desk.file(b"an export")):
+        store = OTHER.store(file)
+        assert await desk.take(store) == "processed"
+        assert await desk.take(OTHER.forget(store)) == "processed"
+        assert desk.ledger.own_file(file) is not None
+
+
+async def test_what_the_operator_loaded_is_not_published_by_whoever_sends_it_without_a_signature(desk: Desk) -> None:
+    text = json.dumps({**program(await desk.file(b"code")), "address": OWNER.address, "time": 1000.0})
+    loaded = (await desk.publisher.adopt(text.encode(), {})).item_hash
+    assert (await desk.publisher.adopt(text.encode(), {})).item_hash == loaded
+    unsigned = {**OWNER.signed("PROGRAM", loaded, item_content=text), "signature": ""}
+    assert await desk.take(unsigned) == "rejected"
+    stored = OTHER.signed("POST", loaded, item_type="storage")
+    assert await desk.take(stored) == "rejected"
+    assert desk.ledger.waits_for(loaded) == ()
+
+
+async def test_of_what_is_no_message_little_is_remembered(desk: Desk) -> None:
+    junk = {"item_hash": "cd" * 32, "type": "POST", "channel": "x" * 100_000, "signature": "y" * 100_000}
+    assert await desk.take(junk) == "rejected"
+    rejection = desk.ledger.rejection("cd" * 32)
+    assert rejection is not None
+    assert len(json.dumps(dict(rejection.message))) < 5000

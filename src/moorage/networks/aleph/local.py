@@ -14,7 +14,6 @@ from moorage.blobs.base import Blobs
 from moorage.errors import BadManifest, Invalid, ProgramUnavailable
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.key import NodeKey
-from moorage.networks.aleph.ledger.examination import Receipt
 from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.ledger.publisher import Publisher
 from moorage.networks.aleph.ledger.records import File
@@ -144,14 +143,14 @@ class Local:
         envelope = await self._signed("POST", {"type": kind, "content": content}, channel)
         receipt = await self._publisher.publish(envelope)
         if receipt.status != "processed":
-            raise Invalid(f"The message is refused: {_reasons(receipt)}.")
+            raise Invalid(f"The message is refused: {receipt.reasons}.")
         return str(envelope["item_hash"])
 
     async def _publish(self, kind: str, content: Mapping[str, JSON]) -> str:
         envelope = await self._signed(kind, content, CHANNEL)
         receipt = await self._publisher.publish(envelope)
         if receipt.status != "processed":
-            raise BadManifest(f"The program is refused: {_reasons(receipt)}.")
+            raise BadManifest(f"The program is refused: {receipt.reasons}.")
         return str(envelope["item_hash"])
 
     async def _signed(self, kind: str, content: Mapping[str, JSON], channel: str | None) -> dict[str, JSON]:
@@ -178,9 +177,3 @@ def _told(text: bytes, missing: Iterable[str]) -> str:
     places = {ref: place for place, ref in references(load(text).program).items()}
     lines = (f"`{places[ref]}` is not here: {ref}" if ref in places else f"{ref} is not here" for ref in missing)
     return "\n".join(lines)
-
-
-def _reasons(receipt: Receipt) -> str:
-    errors = receipt.details["errors"] if receipt.details else [receipt.status]
-    assert isinstance(errors, list)
-    return "; ".join(str(error["msg"] if isinstance(error, dict) else error) for error in errors)

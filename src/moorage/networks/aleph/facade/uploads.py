@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moorage.blobs.base import Blobs
-from moorage.networks.aleph.facade.answers import Json, Refused, body, error, parsed
+from moorage.networks.aleph.facade.answers import Json, Refused, body, error, parsed_aside
 from moorage.networks.aleph.facade.forms import Upload
 from moorage.networks.aleph.facade.publishing import PROGRAM, STATUS, told
 from moorage.networks.aleph.ledger.examination import MAX_STORED_CONTENT, SIGNATURE, WrongFile
@@ -66,7 +66,7 @@ class Uploads:
         if "metadata" not in upload.fields:
             await self._publisher.add_file(file)
             return Json(answer)
-        message = _message(parsed(bytes(upload.fields["metadata"])))
+        message = _message(await parsed_aside(bytes(upload.fields["metadata"])))
         try:
             receipt = await self._publisher.publish(message, program=request.scope.get(PROGRAM), file=file)
         except WrongFile as reason:
@@ -84,7 +84,7 @@ class Uploads:
         return await self._taken_json(request, _cid)
 
     async def _taken_json(self, request: Request, name: Name) -> Response:
-        document = parsed(await body(request, most=MAX_STORED_CONTENT))
+        document = await parsed_aside(await body(request, most=MAX_STORED_CONTENT))
         text = json.dumps(document, separators=(",", ":"), sort_keys=True)
         file = await self._named(*await self._blobs.put_bytes(text.encode()), name)
         await self._publisher.add_file(file)

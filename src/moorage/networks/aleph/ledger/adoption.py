@@ -59,10 +59,7 @@ def adopted(receipt: Receipt, document: Document) -> Adopted:
     """
     item_hash = document.envelope.item_hash
     if receipt.status in {"rejected", "forgotten"}:
-        errors = receipt.details["errors"] if receipt.details else []
-        assert isinstance(errors, list)
-        reasons = (str(error["msg"] if isinstance(error, dict) else error) for error in errors)
-        raise MessageRefused(f"The message {item_hash} is refused: {'; '.join(reasons)}.")
+        raise MessageRefused(f"The message {item_hash} is refused: {receipt.reasons}.")
     return Adopted(item_hash=item_hash, missing=receipt.missing, warnings=document.warnings)
 
 

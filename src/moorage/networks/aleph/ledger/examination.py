@@ -56,6 +56,19 @@ class Receipt:
     duplicate: bool = False
     """Whether it was here already, so that nothing follows from it."""
 
+    @property
+    def reasons(self) -> str:
+        """Say why it is refused, for people."""
+        errors = self.details["errors"] if self.details else [self.status]
+        assert isinstance(errors, list)
+        return "; ".join(map(_reason, errors))
+
+
+def _reason(error: JSON) -> str:
+    if not isinstance(error, dict):
+        return str(error)
+    return str(error["msg"]) if "msg" in error else ", ".join(f"{key} {value}" for key, value in error.items())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
@@ -116,9 +129,9 @@ def _known(lookups: Lookups, submission: Submission) -> Receipt | None:
     if earlier.status == "forgotten":
         details: Mapping[str, JSON] = {"errors": [f"{envelope.item_hash} has been forgotten"]}
         return _receipt(envelope, "forgotten", error_code=FORGOTTEN, details=details)
-    if _same(earlier, envelope):
+    if _same(earlier, envelope) and earlier.unsigned == submission.unsigned:
         return _receipt(envelope, "processed")
-    if earlier.unsigned:
+    if earlier.unsigned and earlier.envelope.item_type == envelope.item_type:
         return None  # what the operator loaded gives way to what its owner publishes
     details = {"errors": [f"{envelope.item_hash} was published with another signature"]}
     return _receipt(envelope, "rejected", error_code=SIGNATURE, details=details)

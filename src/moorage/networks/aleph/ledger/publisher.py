@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
@@ -33,6 +33,9 @@ from moorage.networks.aleph.messages.rules import Message, Pending, Processed, n
 
 T = TypeVar("T")
 
+MAX_REMEMBERED = 1000
+"""Characters of a value."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -48,6 +51,11 @@ class Change:
 
 Listener = Callable[[Change], None]
 Subscribers = Callable[[Mapping[str, JSON]], Sequence[str]]
+
+
+def _is_short(value: JSON) -> bool:
+    """Tell whether a value of what is no message may be remembered: nobody signed it, and it may be as long as any."""
+    return isinstance(value, float | int) or (isinstance(value, str) and len(value) <= MAX_REMEMBERED)
 
 
 def _nobody(message: Mapping[str, JSON]) -> Sequence[str]:
@@ -95,11 +103,11 @@ class Publisher:
         return adoption.adopted(await self._receive(submission), document)
 
     async def add_file(self, file: File) -> None:
-        """Keep where the bytes of a file are, and take what waited for it.
+        """Keep where the bytes of a file are that came without a message, and take what waited for it.
 
         Raises DiskFull, StoreUnavailable.
         """
-        await _whole(self._add_file(file))
+        await _whole(self._add_file(replace(file, kept=True)))
 
     async def settle(self) -> None:
         """Judge again all that waits, as is due once at the start: the node may have ended before it was done."""
@@ -138,7 +146,7 @@ class Publisher:
         item_hash = given.get("item_hash")
         item_hash = item_hash if isinstance(item_hash, str) and hash_kind(item_hash) else None
         if item_hash is not None:
-            message = {key: value for key in BROADCAST if isinstance(value := given.get(key), str | float | int)}
+            message = {key: value for key in BROADCAST if _is_short(value := given.get(key))}
             await self._ledger.write(
                 partial(
                     writes.reject,
@@ -206,7 +214,7 @@ class Publisher:
         loaded = examined.facts.loaded
         if loaded and loaded.inline_code:
             digest, size = await self._blobs.put_bytes(loaded.inline_code.content.encode())
-            files.append(File(hash=digest, digest=digest, size=size))
+            files.append(File(hash=digest, digest=digest, size=size, kept=True))
         return files
 
     # what waited
@@ -293,7 +301,7 @@ def _wait(connection: Connection, submission: Submission, examined: Examined, ve
 def _reject(connection: Connection, submission: Submission, examined: Examined, receipt: Receipt) -> None:
     writes.drop(connection, submission.n)
     envelope = submission.envelope
-    content = examined.content
+    content = examined.content if envelope.item_type == "inline" else None  # a stored one may be long
     shown = envelope.shown(content, size=examined.size) if content is not None else envelope.without_content
     assert receipt.error_code is not None
     assert receipt.details is not None

@@ -23,6 +23,8 @@ class File:
     size: int
     alias: bool = False
     """Whether `hash` is only a name."""
+    kept: bool = False
+    """Whether it stays though no message is left that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ def forget(connection: sqlite3.Connection, targets: Collection[Record], *, by: s
 
 def add_file(connection: sqlite3.Connection, file: File) -> None:
     """Keep where the bytes of a file are; one that has the hash is never replaced by an alias."""
-    connection.execute(SQL["add_file"], (file.hash, file.digest, file.size, file.alias))
+    connection.execute(SQL["add_file"], (file.hash, file.digest, file.size, file.alias, file.kept))
 
 
 def add_deliveries(connection: sqlite3.Connection, item_hash: str, programs: Iterable[str]) -> None:

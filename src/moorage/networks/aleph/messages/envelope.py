@@ -40,6 +40,8 @@ BROADCAST = ("sender", "chain", "signature", "type", "item_content", "item_type"
 MAX_ITEM_CONTENT = 200_000
 """Characters of an inline content."""
 MAX_CHANNEL = 128
+MAX_SIGNED = 4096
+"""Characters of a sender and of a signature; those of every chain are far shorter."""
 MAX_TIME = 9_223_372_036.0
 """Seconds since 1970 that a message may bear."""
 MAX_DEPTH = 100
@@ -169,6 +171,12 @@ def _moment(text: str) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _bounded(text: str) -> str:
+    if len(text) > MAX_SIGNED:
+        raise PydanticCustomError("string_too_long", "too long", {"max_length": MAX_SIGNED})
+    return text
+
+
 def _short(text: str) -> str:
     if len(text) > MAX_ITEM_CONTENT:
         hint = "upload the content and send its hash with `item_type` storage"
@@ -196,10 +204,10 @@ class _Confirmation:
 
 class _Fields(BaseModel, extra="forbid"):
     chain: Annotated[str, _among(get_args(Chain))]
-    sender: Text
+    sender: Annotated[Text, AfterValidator(_bounded)]
     type: Annotated[MessageType, _among(get_args(MessageType)), BeforeValidator(_supported)]
     channel: Annotated[str, Field(max_length=MAX_CHANNEL), SPEAKABLE] | None = None
-    signature: Text
+    signature: Annotated[Text, AfterValidator(_bounded)]
     time: Annotated[float, PlainValidator(_seconds)]
     item_type: Annotated[ItemType, _among(get_args(ItemType))] | None = None
     item_content: Annotated[Text, AfterValidator(_short)] | None = None

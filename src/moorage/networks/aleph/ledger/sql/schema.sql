@@ -79,7 +79,8 @@ CREATE TABLE files (
   hash TEXT PRIMARY KEY,
   digest TEXT NOT NULL, -- of the blob that holds the bytes
   size INTEGER NOT NULL,
-  alias INTEGER NOT NULL -- the operator says that the file is meant by this name, which is no hash of it
+  alias INTEGER NOT NULL, -- the operator says that the file is meant by this name, which is no hash of it
+  kept INTEGER NOT NULL -- it came without a message, so that none takes it away when it is forgotten
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE deliveries (

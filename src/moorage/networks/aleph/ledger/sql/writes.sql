@@ -48,14 +48,17 @@ DELETE FROM uses WHERE n = ?
 
 -- name: drop_file
 DELETE FROM files
-WHERE hash = :hash
+WHERE hash = :hash AND NOT kept
   AND NOT EXISTS (SELECT 1 FROM messages WHERE file = :hash AND status <> 'forgotten')
   AND NOT EXISTS (SELECT 1 FROM uses WHERE ref = :hash)
 
 -- name: add_file
-INSERT INTO files (hash, digest, size, alias) VALUES (?, ?, ?, ?)
-ON CONFLICT (hash) DO UPDATE SET digest = excluded.digest, size = excluded.size, alias = excluded.alias
-WHERE files.alias
+INSERT INTO files (hash, digest, size, alias, kept) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (hash) DO UPDATE SET
+  digest = iif(files.alias, excluded.digest, files.digest),
+  size = iif(files.alias, excluded.size, files.size),
+  alias = files.alias AND excluded.alias,
+  kept = files.kept OR excluded.kept
 
 -- name: deliver
 INSERT OR IGNORE INTO deliveries (message, program) VALUES (?, ?)
