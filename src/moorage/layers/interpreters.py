@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -89,9 +90,9 @@ async def _probe(executable: Path, version: str) -> Interpreter | None:
 
 
 async def _output(*command: str) -> str | None:
+    """Run a quick command, in a thread: one that nobody waits for any more then ends before the loop does."""
     environment = os.environ | {"UV_PYTHON_DOWNLOADS": "never"}
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=environment
+    done = await asyncio.to_thread(
+        subprocess.run, command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=environment, check=False
     )
-    output, _ = await process.communicate()
-    return output.decode() if process.returncode == 0 else None
+    return done.stdout.decode() if done.returncode == 0 else None
