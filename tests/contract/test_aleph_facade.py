@@ -381,6 +381,35 @@ async def test_an_upload_is_refused_for_its_file_its_signature_or_its_message(
     assert not desk.ledger.has_file(sha256(b"other"))
 
 
+async def test_of_an_upload_that_is_refused_no_bytes_are_kept(desk: Desk, api: httpx.AsyncClient) -> None:
+    store, forged = OWNER.store(sha256(b"data")), {"signature": "0x" + "11" * 65}
+    sent = {
+        b"not the file": metadata(store),
+        b"forged": metadata({**OWNER.store(sha256(b"forged")), **forged}),
+        b"no envelope": metadata({"type": "STORE"}),
+        b"no store": metadata(OWNER.post(1)),
+        b"no JSON": ("metadata", None, b"{"),
+    }
+    for data, given in sent.items():
+        for parts in ([given, ("file", None, data)], [("file", None, data), given]):
+            answer = await api.post("/api/v0/storage/add_file", **form(*parts))
+            assert answer.status_code == (403 if data == b"forged" else 422)
+        assert desk.blobs.size(sha256(data)) is None
+
+
+@pytest.mark.parametrize("given", [("metadata", None, b"{"), metadata({**OWNER.store(NOWHERE), "signature": "0x"})])
+async def test_what_is_no_signed_message_does_not_raise_the_limit(api: httpx.AsyncClient, given: Any) -> None:
+    sent = form(given, ("file", None, b"x" * 26 * KB))["content"]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield sent[: -KB // 2]
+        pytest.fail("it was read to its end")
+
+    kind = {"content-type": "multipart/form-data; boundary=limit"}
+    answer = await api.post("/api/v0/storage/add_file", content=pieces(), headers=kind)
+    assert answer.status_code in {403, 422}
+
+
 async def test_uploads_have_limits(desk: Desk, api: httpx.AsyncClient) -> None:
     large, huge = b"x" * 26 * KB, b"x" * 101 * KB
     uploads: list[dict[str, Any]] = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moorage.networks.aleph.ledger import publisher, writes
 from moorage.networks.aleph.ledger.adoption import Adopted, MessageRefused
 from moorage.networks.aleph.ledger.examination import WrongFile
 from moorage.networks.aleph.ledger.records import File
@@ -548,3 +549,46 @@ async def test_of_what_is_no_message_little_is_remembered(desk: Desk) -> None:
     rejection = desk.ledger.rejection("cd" * 32)
     assert rejection is not None
     assert len(json.dumps(dict(rejection.message))) < 5000
+
+
+async def test_what_the_operator_loaded_and_waits_is_not_published_by_its_text_alone(desk: Desk) -> None:
+    text = json.dumps({"address": OWNER.address, "time": 1000.0, **program("cd" * 32)})
+    loaded = (await desk.publisher.adopt(text.encode(), {})).item_hash
+    unsigned = {**OWNER.signed("PROGRAM", loaded, item_content=text), "signature": ""}
+    assert (await errors(desk, unsigned))[0] == 1
+    assert [each.unsigned for each in desk.ledger.pending(loaded)] == [True]
+
+
+async def test_the_operator_is_told_which_volume_is_too_small_for_its_parent(desk: Desk) -> None:
+    parent = await desk.file(bytes(2 << 20))
+    volume = {"mount": "/v", "persistence": "host", "name": "v", "size_mib": 1, "parent": {"ref": parent}}
+    signed = OWNER.program(await desk.file(b"code"), volumes=[volume])
+    with pytest.raises(MessageRefused, match=f"volume_name v, .*parent_file {parent}, parent_size 2097152"):
+        await desk.publisher.adopt(json.dumps(signed).encode(), {})
+
+
+async def test_of_a_program_that_is_refused_no_file_is_kept(desk: Desk, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.write_bytes(b"code")
+    foreign = OTHER.program("cd" * 32, address=OWNER.address)
+    with pytest.raises(MessageRefused, match="may not send"):
+        await desk.publisher.adopt(json.dumps(foreign).encode(), {"cd" * 32: code})
+    assert not desk.ledger.has_file("cd" * 32)
+    assert desk.blobs.size(sha256(b"code")) is None
+
+
+async def test_a_message_that_waits_for_the_same_as_before_is_not_written_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await desk.take(OWNER.program("cd" * 32)) == "pending"
+    monkeypatch.setattr(writes, "keep_pending", lambda *given, **rest: pytest.fail("written again"))
+    await desk.publisher.settle()
+
+
+async def test_a_file_that_comes_again_makes_nothing_be_judged_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await desk.file(b"file")
+    assert await desk.take(OWNER.message("FORGET", {"hashes": [file]})) == "pending"
+    monkeypatch.setattr(publisher, "examine", lambda *given, **rest: pytest.fail("judged again"))
+    await desk.file(b"file")

@@ -1,8 +1,9 @@
 """Routes by which files come in (contract, section 4.2)."""
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ from moorage.blobs.base import Blobs
 from moorage.networks.aleph.facade.answers import Json, Refused, body, error, parsed_aside
 from moorage.networks.aleph.facade.forms import Upload
 from moorage.networks.aleph.facade.publishing import PROGRAM, STATUS, told
-from moorage.networks.aleph.ledger.examination import MAX_STORED_CONTENT, SIGNATURE, WrongFile
+from moorage.networks.aleph.ledger.examination import (
+    MAX_STORED_CONTENT,
+    SIGNATURE,
+    Receipt,
+    WrongFile,
+    require_file,
+    unverified,
+)
 from moorage.networks.aleph.ledger.publisher import Publisher
 from moorage.networks.aleph.ledger.records import File
+from moorage.networks.aleph.messages.envelope import BadMessage, Envelope, parse
 from moorage.networks.aleph.messages.hashes import cid_v0
 
 NO_DIRECTORIES = "IPFS directories are not supported"
@@ -61,7 +70,14 @@ class Uploads:
 
     async def _taken(self, request: Request, name: Name) -> Response:
         upload = Upload(self._limits.signed, self._limits.unsigned)
-        file = await self._named(*await self._blobs.put(upload.file(request)), name)
+        try:
+            digest, size = await self._blobs.put(self._vetted(upload, request, name))
+        except WrongFile as reason:
+            return error(422, str(reason))
+        except _Unverified as reason:
+            # It is refused for just that, and remembered.
+            return _refusal(await self._publisher.publish(reason.message, program=request.scope.get(PROGRAM)))
+        file = await self._named(digest, size, name)
         answer = {"status": "success", "hash": file.hash, "name": upload.filename or file.hash, "size": file.size}
         if "metadata" not in upload.fields:
             await self._publisher.add_file(file)
@@ -71,11 +87,27 @@ class Uploads:
             receipt = await self._publisher.publish(message, program=request.scope.get(PROGRAM), file=file)
         except WrongFile as reason:
             return error(422, str(reason))
-        if receipt.error_code == SIGNATURE:
-            return told(receipt, status=403)
         if receipt.status in {"rejected", "forgotten"}:
-            return told(receipt)
+            return _refusal(receipt)
         return Json(answer | {"message_status": receipt.status}, STATUS[receipt.status])
+
+    async def _vetted(self, upload: Upload, request: Request, name: Name) -> AsyncIterator[bytes]:
+        """Give the bytes of a file, and fail before they are kept if a message came along that is not to be taken.
+
+        Only a message that is verified raises the limit, where it comes first. Raises Refused, WrongFile.
+        """
+        digest, verified = hashlib.sha256(), False
+        async for piece in upload.file(request):
+            if not verified and upload.size > self._limits.unsigned and "metadata" in upload.fields:
+                await _verified(upload)
+                verified = True
+            digest.update(piece)
+            yield piece
+        if "metadata" not in upload.fields:
+            return
+        envelope = await _verified(upload)
+        if name is _sha256:  # a CID is told by the whole file, once it is here
+            require_file(envelope, digest.hexdigest())
 
     async def _storage_json(self, request: Request) -> Response:
         return await self._taken_json(request, _sha256)
@@ -111,6 +143,29 @@ def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk
+
+
+class _Unverified(Exception):
+    """A message that came along with a file is none, or not of its sender."""
+
+    def __init__(self, message: Any) -> None:
+        super().__init__()
+        self.message = message
+
+
+async def _verified(upload: Upload) -> Envelope:
+    message = _message(await parsed_aside(bytes(upload.fields["metadata"])))
+    try:
+        envelope = parse(message)
+    except BadMessage:
+        raise _Unverified(message) from None
+    if await asyncio.to_thread(unverified, envelope):
+        raise _Unverified(message)
+    return envelope
+
+
+def _refusal(receipt: Receipt) -> Response:
+    return told(receipt, status=403 if receipt.error_code == SIGNATURE else None)
 
 
 def _message(metadata: Any) -> Any:

@@ -92,12 +92,13 @@ def examine(lookups: Lookups, blobs: Blobs, submission: Submission) -> Examined 
     Takes 9 ms for a signature. Raises WrongFile.
     """
     envelope = submission.envelope
-    _require_its_file(submission)
+    if submission.file is not None:
+        require_file(envelope, submission.file.hash)
     if submission.n is None:
         known = _known(lookups, submission)
         if known is not None:
             return known
-        if reason := _unverified(submission):
+        if reason := unverified(envelope, unsigned=submission.unsigned):
             return Examined(verdict=reason, content=envelope.content)
     try:
         content, text, size = _content(lookups, blobs, envelope)
@@ -114,10 +115,14 @@ def examine(lookups: Lookups, blobs: Blobs, submission: Submission) -> Examined 
     return Examined(verdict=verdict, facts=found, content=content, text=text, size=size, targets=targets)
 
 
-def _require_its_file(submission: Submission) -> None:
-    declared = (submission.envelope.content or {}).get("item_hash")
-    if submission.file is not None and declared is not None and submission.file.hash != declared:
-        raise WrongFile(f"File hash does not match ({submission.file.hash} != {declared})")
+def require_file(envelope: Envelope, file_hash: str) -> None:
+    """Refuse a file that is not the one a STORE is of; which that is, a stored content cannot tell here.
+
+    Raises WrongFile.
+    """
+    declared = (envelope.content or {}).get("item_hash")
+    if declared is not None and file_hash != declared:
+        raise WrongFile(f"File hash does not match ({file_hash} != {declared})")
 
 
 def _known(lookups: Lookups, submission: Submission) -> Receipt | None:
@@ -125,11 +130,11 @@ def _known(lookups: Lookups, submission: Submission) -> Receipt | None:
     envelope = submission.envelope
     earlier = lookups.record(envelope.item_hash)
     if earlier is None:
-        return _waiting(lookups, envelope)
+        return _waiting(lookups, submission)
     if earlier.status == "forgotten":
         details: Mapping[str, JSON] = {"errors": [f"{envelope.item_hash} has been forgotten"]}
         return _receipt(envelope, "forgotten", error_code=FORGOTTEN, details=details)
-    if _same(earlier, envelope) and earlier.unsigned == submission.unsigned:
+    if _same(earlier, submission):
         return _receipt(envelope, "processed")
     if earlier.unsigned and earlier.envelope.item_type == envelope.item_type:
         return None  # what the operator loaded gives way to what its owner publishes
@@ -137,17 +142,19 @@ def _known(lookups: Lookups, submission: Submission) -> Receipt | None:
     return _receipt(envelope, "rejected", error_code=SIGNATURE, details=details)
 
 
-def _waiting(lookups: Lookups, envelope: Envelope) -> Receipt | None:
-    same = next((each for each in lookups.pending(envelope.item_hash) if _same(each, envelope)), None)
+def _waiting(lookups: Lookups, submission: Submission) -> Receipt | None:
+    envelope = submission.envelope
+    same = next((each for each in lookups.pending(envelope.item_hash) if _same(each, submission)), None)
     if same is None:
         return None
     return _receipt(envelope, "pending", error_code=same.code, missing=lookups.waits_for(envelope.item_hash))
 
 
-def _same(earlier: Record, envelope: Envelope) -> bool:
-    """Compare what is signed, and by whom."""
+def _same(earlier: Record, submission: Submission) -> bool:
+    """Compare what is signed, and by whom; what the operator vouches for is no signature of anybody else."""
     names = ("signature", "sender", "chain", "type")
-    return all(getattr(earlier.envelope, name) == getattr(envelope, name) for name in names)
+    same = all(getattr(earlier.envelope, name) == getattr(submission.envelope, name) for name in names)
+    return same and earlier.unsigned == submission.unsigned
 
 
 def _receipt(
@@ -168,12 +175,14 @@ def _receipt(
     )
 
 
-def _unverified(submission: Submission) -> Rejected | None:
-    """Verify that the hash is that of the content as it came, and that the sender signed it."""
-    envelope = submission.envelope
+def unverified(envelope: Envelope, *, unsigned: bool = False) -> Rejected | None:
+    """Verify that the hash is that of the content as it came, and, unless it is `unsigned`, that the sender signed it.
+
+    Takes 9 ms.
+    """
     if envelope.item_content is not None and (found := sha256(envelope.item_content)) != envelope.item_hash:
         return Rejected(code=FORMAT, reason=f"item_hash: item_content has the hash {found}")
-    if submission.unsigned:
+    if unsigned:
         return None
     # A slow import: only what publishes pays for it.
     from moorage.networks.aleph.messages.signatures import BadSignature, CannotVerify, verify

@@ -90,6 +90,10 @@ class Lookups:
         """Tell what a pending message waits for: hashes of messages and files, keys of aggregates."""
         return tuple(row["name"] for row in self._rows("awaited", item_hash))
 
+    def awaited_by(self, n: int) -> frozenset[str]:
+        """Tell what the pending message of a number waits for."""
+        return frozenset(row["name"] for row in self._rows("awaited_by", n))
+
     def awaiting(self, name: str) -> list[int]:
         """List the numbers of the pending messages that wait for something."""
         return [row["n"] for row in self._rows("awaiting", name)]

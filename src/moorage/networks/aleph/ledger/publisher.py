@@ -29,7 +29,7 @@ from moorage.networks.aleph.ledger.writes import Entry
 from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
 from moorage.networks.aleph.messages.envelope import BROADCAST, BadMessage, MessageType, hash_kind, parse
-from moorage.networks.aleph.messages.rules import Message, Pending, Processed, names_of, same_address
+from moorage.networks.aleph.messages.rules import Message, Pending, Processed, Rejected, names_of, same_address
 
 T = TypeVar("T")
 
@@ -96,10 +96,10 @@ class Publisher:
         reference is its hash. Raises BadProgram, MessageRefused, DiskFull, StoreUnavailable.
         """
         document = await asyncio.to_thread(adoption.read, text)
-        for ref, path in files.items():
+        submission = Submission(envelope=document.envelope, received=time.time(), unsigned=document.unsigned)
+        for ref, path in files.items() if await self._acceptable(submission) else ():
             digest, size = await self._blobs.put_file(path)
             await self.add_file(File(hash=ref, digest=digest, size=size, alias=ref != digest))
-        submission = Submission(envelope=document.envelope, received=time.time(), unsigned=document.unsigned)
         return adoption.adopted(await self._receive(submission), document)
 
     async def add_file(self, file: File) -> None:
@@ -116,6 +116,13 @@ class Publisher:
                 await self._settle(deque(await self._again(n)))
 
     # one by one
+
+    async def _acceptable(self, submission: Submission) -> bool:
+        """Tell whether a message would not be refused as things stand; nothing is kept."""
+        examined = await self._ledger.examine(partial(examine, blobs=self._blobs, submission=submission))
+        if isinstance(examined, Receipt):
+            return examined.status in {"processed", "pending"}
+        return not isinstance(examined.verdict, Rejected)
 
     async def _receive(self, submission: Submission) -> Receipt:
         return await _whole(self._in_order(submission))
@@ -136,8 +143,9 @@ class Publisher:
             await self._keep(file)
 
     async def _keep(self, file: File) -> None:
+        known = self._ledger.own_file(file.hash) is not None
         await self._ledger.write(partial(writes.add_file, file=file))
-        await self._settle(deque([file.hash]))
+        await self._settle(deque(() if known else (file.hash,)))
 
     async def _malformed(self, document: JSON, error: BadMessage) -> Receipt:
         """Remember also what is no message, if it has a hash that may be asked for."""
@@ -169,7 +177,8 @@ class Publisher:
             case Processed():
                 return receipt, await self._process(submission, examined)
             case Pending() as verdict:
-                await self._ledger.write(partial(_wait, submission=submission, examined=examined, verdict=verdict))
+                if not self._waits_so(submission, verdict):
+                    await self._ledger.write(partial(_wait, submission=submission, examined=examined, verdict=verdict))
                 return receipt, _files(submission)
         await self._ledger.write(partial(_reject, submission=submission, examined=examined, receipt=receipt))
         return receipt, ()
@@ -239,6 +248,13 @@ class Publisher:
             )
         )
         return names
+
+    def _waits_so(self, submission: Submission, verdict: Pending) -> bool:
+        """Tell whether a message waits already, and for the same, so that there is nothing to write."""
+        waited = None if submission.n is None else self._ledger.numbered(submission.n)
+        if waited is None or waited.code != verdict.code:
+            return False
+        return self._ledger.awaited_by(waited.n) == frozenset(verdict.missing)
 
     def _tell(self, change: Change) -> None:
         for listener in tuple(self._listeners):

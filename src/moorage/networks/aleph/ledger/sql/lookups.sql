@@ -50,6 +50,9 @@ SELECT DISTINCT name FROM awaited JOIN messages USING (n)
 WHERE item_hash = ? AND status = 'pending'
 ORDER BY name
 
+-- name: awaited_by
+SELECT name FROM awaited WHERE n = ?
+
 -- name: awaiting
 SELECT n FROM awaited WHERE name = ? ORDER BY n
 
