@@ -26,9 +26,9 @@ from moorage.networks.aleph.messages.envelope import (
     MAX_PROBLEMS,
     BadMessage,
     Envelope,
-    hash_kind,
     parse,
 )
+from moorage.networks.aleph.messages.hashes import hash_kind
 from moorage.networks.aleph.messages.problems import Problem
 from moorage.networks.aleph.messages.program import Chain
 

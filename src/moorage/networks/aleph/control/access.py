@@ -11,7 +11,7 @@ from moorage.networks.aleph.control.auth import OPERATION, PUBKEY, Asked, Wallet
 from moorage.networks.aleph.facade.answers import Refused
 from moorage.networks.aleph.ledger.lookups import Lookups
 from moorage.networks.aleph.messages import rules
-from moorage.networks.aleph.messages.envelope import hash_kind
+from moorage.networks.aleph.messages.hashes import hash_kind
 from moorage.networks.aleph.messages.rules import Machine, Message
 
 

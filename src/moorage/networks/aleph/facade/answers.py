@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from moorage.errors import MoorageError
 from moorage.model.limits import KIB, MIB
-from moorage.networks.aleph.messages.envelope import hash_kind, read_json
+from moorage.networks.aleph.messages.envelope import read_json
+from moorage.networks.aleph.messages.hashes import hash_kind
 
 MAX_BODY = 2 * MIB
 """Bytes of a body in JSON; clients store contents that are longer than a fraction of it."""

@@ -28,7 +28,7 @@ from moorage.networks.aleph.ledger.ledger import Ledger
 from moorage.networks.aleph.ledger.lookups import Lookups
 from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
-from moorage.networks.aleph.messages.envelope import hash_kind
+from moorage.networks.aleph.messages.hashes import hash_kind
 from moorage.networks.aleph.messages.rules import Message
 
 CHUNK = 3 << 18

@@ -28,7 +28,8 @@ from moorage.networks.aleph.ledger.records import File, Record
 from moorage.networks.aleph.ledger.writes import Entry
 from moorage.networks.aleph.messages import rules
 from moorage.networks.aleph.messages.contents import Store
-from moorage.networks.aleph.messages.envelope import BROADCAST, BadMessage, MessageType, hash_kind, parse
+from moorage.networks.aleph.messages.envelope import BROADCAST, BadMessage, MessageType, parse
+from moorage.networks.aleph.messages.hashes import hash_kind
 from moorage.networks.aleph.messages.rules import Message, Pending, Processed, Rejected, names_of, same_address
 
 T = TypeVar("T")

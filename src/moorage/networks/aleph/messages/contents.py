@@ -13,16 +13,16 @@ from moorage.networks.aleph.messages.envelope import (
     SPEAKABLE,
     BadMessage,
     Flag,
-    ItemHash,
     MessageType,
     Text,
     Whole,
-    hash_kind,
     not_an_object,
     problems_of,
     speakable,
 )
+from moorage.networks.aleph.messages.hashes import hash_kind
 from moorage.networks.aleph.messages.problems import Problem
+from moorage.networks.aleph.messages.program import ItemHash
 
 MAX_TARGETS = 1000
 """Messages, or aggregates, that one FORGET may name."""

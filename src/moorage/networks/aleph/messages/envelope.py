@@ -26,9 +26,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from moorage.model.jobs import JSON
-from moorage.networks.aleph.messages.hashes import BadHash, kind_of
+from moorage.networks.aleph.messages.hashes import hash_kind
 from moorage.networks.aleph.messages.problems import Place, Problem
-from moorage.networks.aleph.messages.program import Chain
+from moorage.networks.aleph.messages.program import Chain, ItemHash
 
 MessageType = Literal["POST", "AGGREGATE", "STORE", "PROGRAM", "INSTANCE", "FORGET"]
 ItemType = Literal["inline", "storage", "ipfs"]
@@ -111,26 +111,10 @@ def nearest(word: str, known: Collection[str]) -> str:
 # Kinds of values
 
 
-def hash_kind(text: str) -> Literal["storage", "ipfs"] | None:
-    """Tell by its shape where an item hash leads to; None if it is none (section 3.2)."""
-    try:
-        return "storage" if kind_of(text) == "storage" else "ipfs"
-    except BadHash:
-        return None
-
-
 def speakable(text: str) -> str:
     """Refuse what has no UTF-8, and so can neither be hashed nor stored."""
     if _LONE_SURROGATE.search(text):
         raise PydanticCustomError("lone_surrogate", "must not hold a lone surrogate")
-    return text
-
-
-def _item_hash(text: str) -> str:
-    if hash_kind(text) is None:
-        hint = "write hexadecimal in lower case" if hash_kind(text.lower()) == "storage" else None
-        rule = "must be an item hash: 64 lower-case hexadecimal digits or an IPFS CID"
-        raise PydanticCustomError("item_hash", rule, {"hint": hint})
     return text
 
 
@@ -186,7 +170,6 @@ def _short(text: str) -> str:
 
 SPEAKABLE = AfterValidator(speakable)
 Text = Annotated[str, SPEAKABLE]
-ItemHash = Annotated[str, AfterValidator(_item_hash)]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
 

@@ -48,6 +48,14 @@ def kind_of(item_hash: str) -> HashKind:
     raise BadHash(f"is not an item hash: {item_hash!r:.80}")
 
 
+def hash_kind(text: str) -> Literal["storage", "ipfs"] | None:
+    """Tell by its shape where an item hash leads to; None if it is none (section 3.2)."""
+    try:
+        return "storage" if kind_of(text) == "storage" else "ipfs"
+    except BadHash:
+        return None
+
+
 def sha256(content: str | bytes) -> str:
     """Hash content exactly as it came: lower-case hexadecimal, text as UTF-8.
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from moorage.networks.aleph.messages.hashes import BadHash, kind_of
+from moorage.networks.aleph.messages.hashes import hash_kind
 
 MAX_TIME = 9_223_372_036.0
 """Unix seconds; the year 2262."""
@@ -38,11 +38,10 @@ def is_address(text: str) -> bool:
 
 
 def _item_hash(text: str) -> str:
-    try:
-        kind_of(text)
-    except BadHash:
+    if hash_kind(text) is None:
+        hint = "write hexadecimal in lower case" if hash_kind(text.lower()) == "storage" else None
         reason = "must be an item hash: 64 lower-case hex digits, or a CID (Qm…, bafy…)"
-        raise PydanticCustomError("item_hash", reason) from None
+        raise PydanticCustomError("item_hash", reason, {"hint": hint})
     return text
 
 

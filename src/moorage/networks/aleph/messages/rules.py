@@ -10,8 +10,8 @@ from typing import Protocol
 
 from moorage.model.jobs import JSON
 from moorage.networks.aleph.messages.contents import Aggregate, Forget, Instance, Post, Store
-from moorage.networks.aleph.messages.envelope import MessageType, hash_kind
-from moorage.networks.aleph.messages.hashes import host_label
+from moorage.networks.aleph.messages.envelope import MessageType
+from moorage.networks.aleph.messages.hashes import hash_kind, host_label
 
 PERMISSION = 2
 NO_AMEND_TARGET, AMEND_TARGET_UNKNOWN, AMEND_OF_AMEND = 100, 101, 102

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from socket import SocketKind, socket
 from typing import Any
 
@@ -64,8 +65,7 @@ def make_instance(
         task.add_done_callback(ending.discard)
 
     begun = Begun(on_excess=end)
-    pool = Pool(keep=3600.0)
-
+    pool = Pool(keep=KEPT["asgi"])
     ports: Ports = {}
 
     @contextlib.asynccontextmanager
@@ -88,21 +88,15 @@ def make_instance(
             finally:
                 pool.close()
 
-    async def ready(endpoint: Endpoint) -> bool:
-        if begun.interface == "binary":
-            return await accepts(endpoint)
-        return await _answers(pool, endpoint, within=settings.start_timeout + STARTUP)
-
-    persistent = deployment.program.on.persistent
     spec = ServiceSpec(
         key=key,
         process=prepared,
         port=PORT,
-        ready=ready,
+        ready=partial(_is_ready, begun, pool, settings.start_timeout + STARTUP),
         ready_within=settings.start_timeout,
         idle_after=settings.idle_timeout,
         grace=GRACE,
-        patient=persistent,
+        patient=deployment.program.on.persistent,
         output=log.write,
     )
     return Instance(deployment=deployment, log=log, begun=begun, pool=pool, spec=spec, ports=ports)
@@ -124,6 +118,10 @@ async def connected(services: Services, instance: Instance) -> AsyncIterator[Con
             endpoint = await stack.enter_async_context(services.acquire(instance.spec))
             connection = await instance.pool.take(endpoint)
         yield connection
+
+
+async def _is_ready(begun: Begun, pool: Pool, within: float, endpoint: Endpoint) -> bool:
+    return await (accepts(endpoint) if begun.interface == "binary" else _answers(pool, endpoint, within=within))
 
 
 async def _answers(pool: Pool, endpoint: Endpoint, *, within: float) -> bool:

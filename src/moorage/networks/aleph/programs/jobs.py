@@ -192,7 +192,10 @@ async def _once(ctx: Context, home: Home, instance: Instance, program: str) -> R
     except MoorageError as error:
         return Result(error=told(error).info, timed_out=isinstance(error, ProgramTimedOut))
     ctx.collecting()
-    return _result(ctx, instance, head, bytes(body), export)
+    try:
+        return _result(ctx, instance, head, bytes(body), export)
+    except ProgramFailed as error:
+        return Result(error=error.info)
 
 
 @contextlib.contextmanager
@@ -267,6 +270,14 @@ def appointment(call: Call, path: str, slot: int) -> Call:
     return replace(call, path=path, headers=(("aleph-event", "cron"), ("aleph-event-time", str(slot))))
 
 
+def _handled(text: str) -> JSON:
+    """Read what the handler of a message sent. Raises ProgramFailed: the program shares a process with its host."""
+    try:
+        return json.loads(text)["result"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ProgramFailed("What its handler sent cannot be read, or is too long.") from None
+
+
 def _result(ctx: Context, instance: Instance, head: Head, body: bytes, export: Export | None) -> Result:
     text, trigger = body.decode(errors="replace"), ctx.job.spec.parameters["trigger"]
     value: dict[str, JSON] = {
@@ -275,7 +286,7 @@ def _result(ctx: Context, instance: Instance, head: Head, body: bytes, export: E
         "status": head.status,
     }
     if trigger in {"message", "event"} and instance.asgi:
-        value["result"] = json.loads(text)["result"] if head.status == 200 else None
+        value["result"] = _handled(text) if head.status == 200 else None
         if trigger == "event":
             ctx.log("stdout", f"{json.dumps(value['result'], ensure_ascii=False)}\n".encode())
     else:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -77,8 +77,8 @@ class Place:
         return listener
 
 
-@contextlib.contextmanager
-def _place(root: Path) -> Iterator[Place]:
+@contextlib.asynccontextmanager
+async def _place(root: Path) -> AsyncIterator[Place]:
     directory = Path(mkdtemp(dir=root))
     place = Place(directory=directory, held=os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
@@ -87,7 +87,7 @@ def _place(root: Path) -> Iterator[Place]:
         for each in place.sockets:
             each.close()
         os.close(place.held)
-        discard(directory)
+        await asyncio.to_thread(discard, directory)  # the program may have left much in it
 
 
 class Launcher:
@@ -117,7 +117,7 @@ class Launcher:
         `begun` is told what is needed in order to talk to the program.
         Raises what is wrong with its files: BadArchive and others.
         """
-        with _place(self._instances) as place:
+        async with _place(self._instances) as place:
             layout, layer, root = await asyncio.gather(
                 lay_out(deployment, self._files, self._volumes, place.directory),
                 self._runtime(log),

@@ -172,7 +172,6 @@ class Tunnel:
         client = link.tunnel(ours)
         program = connection.upgrade(theirs)
         ours.other, theirs.other = program, client
-        ours.own, theirs.own = client, program
         lines = b"".join(b"%s: %s\r\n" % header for header in head.headers if not header[0].startswith(OURS))
         client.write(b"HTTP/1.1 101 Switching Protocols\r\n%s\r\n%s" % (lines, connection.rest))
         self._ends = (client, program)
@@ -189,7 +188,6 @@ class _End(asyncio.Protocol):
 
     def __init__(self, over: "asyncio.Future[None]") -> None:
         self._over = over
-        self.own: asyncio.Transport | None = None
         self.other: asyncio.Transport | None = None
 
     def data_received(self, data: bytes) -> None:
