@@ -456,7 +456,7 @@ class ServiceUnavailable(MoorageError):
 
 
 class NoCapacity(MoorageError):
-    """This CRN cannot host the requested workload at this time."""
+    """There is not enough memory for the program now."""
 
     status = 503
     hint = "Try again when less runs here, or raise `memory` in the node's configuration."
