@@ -108,6 +108,10 @@ class AlephNode:
             time.sleep(0.01)
         return result
 
+    def instance(self, item_hash: str) -> Any:
+        """Give what runs a program, as the node's own loop knows it."""
+        return self.served.portal.call(self.surface.registry.find, item_hash)
+
     def processes(self) -> list[str]:
         """List the keys of programs that run."""
         states = self.served.node.services.states()

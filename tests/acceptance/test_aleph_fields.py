@@ -312,7 +312,7 @@ def code_of(node: AlephNode, program: str) -> str:
 
 def restart(node: AlephNode, program: str) -> None:
     """Stop a program, which starts again when it is asked."""
-    instance = node.surface.registry.find(program)
+    instance = node.instance(program)
     assert node.served.portal.call(node.surface.services.stop, instance.spec.key)
 
 

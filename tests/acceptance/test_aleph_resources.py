@@ -127,7 +127,7 @@ def test_a_published_port_keeps_its_number_and_is_closed_while_the_program_is_st
     with socket.create_connection(("127.0.0.1", number), 30) as held:
         held.sendall(b"x")
         assert held.recv(100) == b"tcp x"
-        instance = node.surface.registry.find(program)
+        instance = node.instance(program)
         node.served.portal.call(node.surface.services.stop, instance.spec.key)
         assert held.recv(100) == b""
     with pytest.raises(ConnectionRefusedError):
@@ -269,7 +269,7 @@ def test_a_program_waits_for_room(small: AlephNode) -> None:
 
 
 def lease(node: AlephNode, program: str) -> bool:
-    state = node.surface.services.state(node.surface.registry.find(program).spec.key)
+    state = node.surface.services.state(node.instance(program).spec.key)
     return state is not None and state.state == "ready" and bool(state.leases)
 
 

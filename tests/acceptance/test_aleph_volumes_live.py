@@ -30,7 +30,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, aleph_layers: Path) -> Iterat
 
 
 def stop(node: AlephNode, program: str) -> None:
-    instance = node.surface.registry.find(program)
+    instance = node.instance(program)
     assert node.served.portal.call(node.surface.services.stop, instance.spec.key)
 
 

@@ -227,7 +227,7 @@ async def test_a_stream_without_end_is_left_after_its_beginning(monkeypatch: pyt
             while not self.stopping.wait(0.01):
                 self.send_chunk(b"tick")
 
-    monkeypatch.setattr(probe, "PATIENCE", 0.3)
+    monkeypatch.setattr(probe, "PATIENCE", 2)
     findings = await checked(Ticker)
     assert verdicts(findings, "failed") == set()
     assert " bytes in " in findings[STREAM].message
