@@ -175,6 +175,13 @@ class BadApp(MoorageError):
     status = 422
 
 
+class BadTaskFile(MoorageError):
+    """The task file is not valid."""
+
+    status = 422
+    hint = 'It is `{"golem": {...}, "app": {...}}`: what the node is told of the task, and what the app is told.'
+
+
 class FileBadPath(MoorageError):
     """A file name is not safe."""
 
@@ -453,6 +460,69 @@ class ServiceUnavailable(MoorageError):
     status = 503
     hint = "See what it said last with `moorage service list` and `moorage service logs KEY`."
     retryable = True
+
+
+class AppNotReady(MoorageError):
+    """The app has started, but does not answer."""
+
+    status = 503
+    hint = "Look at what it wrote, and give it more time with `ready_timeout` if it only needs longer."
+    retryable = True
+    blames_app = True
+
+
+class AppExited(MoorageError):
+    """The app ended before it had answered."""
+
+    status = 502
+    hint = "Look at what it wrote: `moorage job logs`."
+    retryable = True
+    blames_app = True
+
+
+class SubtaskFailed(MoorageError):
+    """The app could not compute a part of its task."""
+
+    status = 502
+    hint = "Look at what it wrote: `moorage job logs`."
+    blames_app = True
+
+
+class SubtaskOutputRefused(MoorageError):
+    """What the app named as its result cannot be taken."""
+
+    status = 502
+    hint = "A result is one regular file in the app's own work directory."
+    blames_app = True
+
+
+class OutputsNotPublished(MoorageError):
+    """The results cannot be put into the output directory of the task."""
+
+    status = 422
+    hint = "Make a place for them there, or name another `output_directory`."
+
+
+class TaskAborted(MoorageError):
+    """The task cannot come to an end."""
+
+    status = 502
+    hint = "See how its parts ended: `moorage golem task show`."
+    blames_app = True
+
+
+class EnvUnknown(MoorageError):
+    """The app asks for an environment that this node does not have."""
+
+    status = 422
+    hint = "Run it on a node that has it, or change the app to use one that is here."
+
+
+class PrerequisitesDenied(MoorageError):
+    """This node has nothing for what the app needs to run."""
+
+    status = 422
+    hint = "Install what it names, or let the operator map it to something that is here."
 
 
 class NoCapacity(MoorageError):

@@ -33,6 +33,41 @@ def open_root(directory: Path) -> int:
 
 
 @contextmanager
+def opened_root(directory: Path) -> Iterator[int]:
+    """Open the directory itself, as `open_root` does, for as long as it is needed. Raises OSError."""
+    root = open_root(directory)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+@contextmanager
+def opened_handle(root: int, path: str, *, follow: bool) -> Iterator[int]:
+    """Open whatever is at a path below `root` as a mere handle, through links that stay below.
+
+    Whether its last part may be a link, too, says `follow`; without, the handle is that of the link.
+    Raises OSError, with EXDEV for what leads out.
+    """
+    flags = _HANDLE if follow else _HANDLE | os.O_NOFOLLOW
+    handle = _open_beneath(root, path, flags, _NO_MAGICLINKS)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def opened_for_reading(handle: int) -> Iterator[int]:
+    """Open the regular file that a handle stands for. Raises OSError."""
+    file = _reopen(handle, 0, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+@contextmanager
 def opened_directory(root: int, path: str) -> Iterator[int]:
     """Open a directory below `root` (or `root` itself: an empty path) for listing, through no link. Raises OSError."""
     handle = _open_beneath(root, path, _HANDLE | os.O_DIRECTORY, _NO_SYMLINKS) if path else os.dup(root)

@@ -18,11 +18,23 @@ def input_files(values: Iterable[str]) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for value in values:
-        for name, path in _expand(*_named(value)):
-            if name in files:
-                raise FileDuplicate(f"Both {files[name]} and {path} would be input/{name}.")
-            files[name] = path
+        _add(files, *_named(value))
     return files
+
+
+def named_files(values: Mapping[str, Path]) -> dict[str, Path]:
+    """Do the same where each file or folder has its name already."""
+    files: dict[str, Path] = {}
+    for name, path in values.items():
+        _add(files, name, path)
+    return files
+
+
+def _add(files: dict[str, Path], name: str | None, path: Path) -> None:
+    for each, file in _expand(name, path):
+        if each in files:
+            raise FileDuplicate(f"Both {files[each]} and {file} would be input/{each}.")
+        files[each] = file
 
 
 def settings(values: Iterable[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from moorage.cli.render import Progress
 from moorage.client import Client
 from moorage.errors import (
     AppNotEditable,
+    AppUnavailable,
     Forbidden,
     MoorageError,
     SourceNotFound,
@@ -22,7 +23,7 @@ from moorage.layers.archives import unpack
 from moorage.layers.trees import describe
 from moorage.model.apps import App
 from moorage.model.states import EDITABLE, RUNNABLE, AppState
-from moorage.networks.base import Network, choose, installed_networks
+from moorage.networks.base import Network, Order, choose, installed_networks
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 
@@ -34,6 +35,37 @@ class _Source:
     folder: Path
     name: str
     network: Network
+
+
+def order_of(source: str, network: str | None) -> Order | None:
+    """Read a file that asks for a job of an app; None for every other source.
+
+    Raises SourceNotFound, UnknownNetwork and what is wrong with the file.
+    """
+    if not source.endswith(".json") or not os.path.isfile(source):  # noqa: PTH113 - a Path may be too long to look for
+        return None
+    path = Path(source)
+    networks = installed_networks()
+    chosen = networks.values() if network is None else (choose(networks, path, network),)
+    return next((order for each in chosen if (order := each.order(path)) is not None), None)
+
+
+def ordered_app(client: Client, order: Order, *, progress: Progress) -> App:
+    """Give the app that a file asks for: one that is installed, or else the one beside it.
+
+    Raises AppUnavailable and what `ensure_app` raises.
+    """
+    for warning in order.warnings:
+        progress.remark(warning)
+    for app in client.apps():
+        if app.state in EDITABLE | RUNNABLE and order.fits(app):
+            return _installed(client, app, progress)
+    if order.beside is None:
+        raise AppUnavailable(
+            f"App {order.app} is not installed, and does not lie beside the file.",
+            hint="Add it first: `moorage app add SOURCE`.",
+        )
+    return ensure_app(client, str(order.beside), network=None, name=None, progress=progress)
 
 
 def ensure_app(client: Client, source: str, *, network: str | None, name: str | None, progress: Progress) -> App:

@@ -1,9 +1,9 @@
 """What a job is told on the command line, by `moorage run` and `moorage job submit` alike."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,6 +12,9 @@ from moorage.client import Client
 from moorage.errors import BadUsage
 from moorage.model.apps import App
 from moorage.model.jobs import Job, Mode
+
+if TYPE_CHECKING:
+    from moorage.networks.base import Order
 
 
 def help_of(text: str) -> Parameter:
@@ -22,8 +25,8 @@ def help_of(text: str) -> Parameter:
 Source = Annotated[
     str | Path,
     help_of(
-        "A folder, an archive of one, a config.json, a program's message as JSON, the name of an image, or the http(s) "
-        "URL of a container."
+        "A folder, an archive of one, a config.json, a program's message or a task as JSON, the name of an image, or "
+        "the http(s) URL of a container."
     ),
 ]
 """Always given as text, since a Path of a URL would be another URL; the Path is for the completion of file names."""
@@ -107,6 +110,14 @@ class Request:
     def says_something(self) -> bool:
         """Whether anything is asked of the app."""
         return bool(self.options["settings"] or self.options["parameters"])
+
+    def filled(self, order: "Order") -> "Request":
+        """Put in what a file asks for. Raises BadUsage, SourceNotFound, FileBadPath, FileDuplicate."""
+        if self.says_something or self.inputs:
+            raise BadUsage("The file says all of the job.", hint="Leave --set, --data and --input out, or edit it.")
+        return replace(
+            self, inputs=inputs.named_files(order.inputs), options={**self.options, "parameters": order.parameters}
+        )
 
     def submit(self, client: Client, app: App, *, job_id: str | None = None, mode: Mode = "run") -> Job:
         """Send the files that the node does not have yet, and the job."""

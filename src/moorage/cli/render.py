@@ -155,6 +155,11 @@ class Progress:
     ) -> None:
         self.clear()
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether anybody sees the line."""
+        return self._status is not None
+
     def show(self, message: str) -> None:
         """Replace the line."""
         if self._status is not None:

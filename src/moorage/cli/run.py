@@ -37,15 +37,22 @@ def run(
     Exit status: 0 the job succeeded, 1 the app failed, 2 bad usage or bad source, 3 the node could not run it,
     130 interrupted or cancelled.
     """
-    from moorage.cli.intake import ensure_app
+    from moorage.cli.intake import ensure_app, order_of, ordered_app
 
     asked = (options or JobOptions()).check(request=request)
+    order = order_of(str(source), network)
+    if order is not None:
+        asked, out = asked.filled(order), out or order.out
     if out is not None and out.exists() and not out.is_dir():
         raise BadUsage(f"--out {out} is a file.", hint="Name a folder; it is made if it is not there.")
     captured, shown = Captured(), Shown()
     with connect(working=True) as client, Progress(quiet=quiet or json) as progress:
         warn_of_no_isolation(client, asked.isolation)
-        app = ensure_app(client, str(source), network=network, name=name, progress=progress)
+        app = (
+            ensure_app(client, str(source), network=network, name=name, progress=progress)
+            if order is None
+            else ordered_app(client, order, progress=progress)
+        )
         mode = _mode(asked, stream=stream, serves=serves_requests(app, request))
         writes: list[Write] = [shown] if not json else [captured] if mode == "run" else [captured, to_stderr]
         job = asked.submit(client, app, mode=mode)

@@ -3,18 +3,23 @@
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 
 from moorage.cli.render import Progress, note
 from moorage.client import Client
 from moorage.errors import NODE, JobFinished, MoorageError, error_for
+from moorage.model.events import PROGRESS
 from moorage.model.jobs import Job
 from moorage.model.states import JobState
 
 INTERRUPTED = 130
 PATIENCE = 30.0
 """Seconds that a cancelled job may take to end; its app has 5 of them to do so by itself."""
+
+WIDTH = 24
+"""Signs of a bar that shows how far a job has come."""
 
 Write = Callable[[str, bytes], None]
 """Takes each chunk that the app writes, with the name of its stream."""
@@ -68,6 +73,8 @@ def watch(client: Client, job: Job, progress: Progress, *writes: Write) -> Job:
     """Pass on what a job writes until it has ended; Ctrl-C cancels it and waits for its end."""
     try:
         _await_start(client, job, progress)
+        if progress.is_seen:
+            threading.Thread(target=_narrate, args=(client, job, progress), daemon=True).start()
         for stream, chunk in client.follow_logs(job.id):
             for write in writes:
                 progress.clear()
@@ -114,6 +121,20 @@ def _await_start(client: Client, job: Job, progress: Progress) -> None:
         progress.show(_doing(job))
         job = client.wait_job(job.id, JobState.RUNNING, timeout=2)
     progress.show(_doing(job))
+
+
+def _narrate(client: Client, job: Job, progress: Progress) -> None:
+    """Show how far a job has come, where its network tells; the end of the command ends this."""
+    with contextlib.suppress(Exception):
+        for event in client.follow_events(job.id, after=job.seq):
+            if event.topic == PROGRESS:
+                progress.show(f"{_bar(event.data['done'], event.data['of'])} {event.message}")
+
+
+def _bar(done: int, of: int) -> str:
+    """Draw how much of something is done."""
+    filled = WIDTH * min(done, of) // max(of, 1)
+    return "\N{FULL BLOCK}" * filled + "\N{LIGHT SHADE}" * (WIDTH - filled)
 
 
 def _doing(job: Job) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from moorage.model.jobs import JSON, ErrorInfo
 from moorage.model.states import AppState, JobState
 
+PROGRESS = "job.progress"
+"""Topic of how far a job has come: `data` holds `done` and `of`, two counts."""
 FINAL = frozenset({f"app.{AppState.REMOVED.lower()}", *(f"job.{state}" for state in JobState if state.terminal)})
 """Topics after which a history has nothing more to tell."""
 

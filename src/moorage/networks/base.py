@@ -49,6 +49,24 @@ class Manifest:
     """What it asks for that only an operator may grant, each in a few words: nobody else may add such an app."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a file asks of an app that is installed, or lies beside it: a job."""
+
+    app: str
+    """The app, in the network's own words."""
+    fits: Callable[[App], bool]
+    """Tells whether an app is the one."""
+    beside: Path | None
+    """Source of the app, if it lies beside the file."""
+    parameters: Mapping[str, JSON]
+    inputs: Mapping[str, Path]
+    """Name to the file or folder of this machine."""
+    out: Path | None
+    """Where the results are to be, unless the caller says otherwise."""
+    warnings: tuple[str, ...] = ()
+
+
 class Endpoint(Protocol):
     """Where a service answers."""
 
@@ -151,11 +169,14 @@ class Services(Protocol):
 class Children(Protocol):
     """Jobs that a job starts."""
 
-    async def submit(self, spec: JobSpec) -> Job:
-        """Accept a child job of the running job."""
+    async def submit(self, spec: JobSpec, *, job_id: str | None = None) -> Job:
+        """Accept a child job of the running job; one of this id that was accepted before is that."""
 
     async def wait(self, job_id: str) -> Job:
-        """Wait until a child job has ended."""
+        """Wait until a child job has ended. Raises NodeStopping if the node does first."""
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a child job, unless it has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +243,10 @@ class Port(Protocol):
     @property
     def directory(self) -> Path:
         """A private directory of the network, as durable as the store."""
+
+    @property
+    def cpus(self) -> float:
+        """Cpus that the operator lets apps use."""
 
     @property
     def memory(self) -> int:
@@ -310,8 +335,8 @@ class Port(Protocol):
         Raises InstallFailed, PythonNotFound, DiskFull.
         """
 
-    async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
-        """Start a process of the network's own, in the sandbox that builds layers.
+    async def start(self, spec: ProcessSpec | ImageSpec, *, output: OutputSink) -> Process:
+        """Start a process of the network's own, isolated, or a container of an image.
 
         Raises SandboxUnavailable.
         """
@@ -398,6 +423,12 @@ class Network(Protocol):
 
         Gives the app's name, or None (and leaves no `target`) if the source is none of this network's.
         Raises SourceNotFound, BadManifest.
+        """
+
+    def order(self, source: Path) -> Order | None:
+        """Read a file that asks for a job of an app; None if it is none of this network's.
+
+        Raises SourceNotFound, Invalid (or a subclass).
         """
 
     def accept(self, app: App, spec: JobSpec) -> JobSpec:

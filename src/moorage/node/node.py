@@ -19,6 +19,7 @@ from moorage.errors import (
     HostIsolationForbidden,
     Infeasible,
     Invalid,
+    JobFinished,
     NodeStopping,
     NotFound,
     UnknownIsolation,
@@ -45,7 +46,7 @@ from moorage.node.runner import Runner
 from moorage.node.scheduler import Scheduler
 from moorage.node.services import LocalServices
 from moorage.node.workspace import spread
-from moorage.sandbox.base import SANDBOX_UID, Check, OutputSink, Process, ProcessSpec, Sandbox, Stream
+from moorage.sandbox.base import SANDBOX_UID, Check, ImageSpec, OutputSink, Process, ProcessSpec, Sandbox, Stream
 from moorage.sandbox.docker import Docker
 from moorage.sandbox.host import Host
 from moorage.sandbox.opening import node_id, open_sandboxes
@@ -317,8 +318,10 @@ class Node:
         """Find out what this machine can and cannot enforce."""
         return await probe(self.config.data_dir)
 
-    async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
+    async def start(self, spec: ProcessSpec | ImageSpec, *, output: OutputSink) -> Process:
         """Start a process outside of any job, isolated."""
+        if isinstance(spec, ImageSpec):
+            return await self.docker.start(spec, output=output, progress=lambda _: None)
         return await self._sandboxes["bubblewrap"].start(spec, name=new_id("own"), output=output)
 
     async def address(self) -> str:
@@ -444,9 +447,13 @@ class _JobChildren:
     node: Node
     parent: Job
 
-    async def submit(self, spec: JobSpec) -> Job:
+    async def submit(self, spec: JobSpec, *, job_id: str | None = None) -> Job:
         caller = Caller(name=self.parent.owner)
-        return (await self.node.submit(spec, caller=caller, parent_id=self.parent.id))[0]
+        return (await self.node.submit(spec, caller=caller, job_id=job_id, parent_id=self.parent.id))[0]
 
     async def wait(self, job_id: str) -> Job:
         return await self.node.finished_job(job_id)
+
+    async def cancel(self, job_id: str) -> None:
+        with contextlib.suppress(JobFinished):
+            await self.node.cancel(job_id, caller=Caller(name=self.parent.owner))

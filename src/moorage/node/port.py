@@ -13,7 +13,7 @@ from moorage.model.events import Event
 from moorage.model.jobs import JSON, Attempt, FileRef, Job, JobSpec, Result
 from moorage.model.states import AppState
 from moorage.networks.base import LaneLoad, Services
-from moorage.sandbox.base import OutputSink, Process, ProcessSpec
+from moorage.sandbox.base import ImageSpec, OutputSink, Process, ProcessSpec
 from moorage.store.base import AppFilter, JobFilter, Page
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class NetworkPort:
     def directory(self) -> Path:
         """A private directory of the network, as durable as the store."""
         return self._node.directory.of_network(self._network)
+
+    @property
+    def cpus(self) -> float:
+        """Cpus that the operator lets apps use."""
+        return self._node.config.cpus
 
     @property
     def memory(self) -> int:
@@ -134,8 +139,8 @@ class NetworkPort:
         """Give the layer of a Python environment with the packages of a file."""
         return await self._node.apps.python(requirements)
 
-    async def start(self, spec: ProcessSpec, *, output: OutputSink) -> Process:
-        """Start a process of the network's own."""
+    async def start(self, spec: ProcessSpec | ImageSpec, *, output: OutputSink) -> Process:
+        """Start a process of the network's own, or a container of an image."""
         return await self._node.start(spec, output=output)
 
     async def image(self, name: str) -> str:

@@ -140,6 +140,8 @@ class ImageSpec:
     """As `docker run -v` takes them."""
     gpu: bool = False
     """Whether it is given all GPUs."""
+    user: str | None = None
+    """User and group by number, such as `1000:1000`; None is that of the image."""
     port: int = 3000
     """Where it listens, inside."""
     host_port: int | None = None

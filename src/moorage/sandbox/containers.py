@@ -178,6 +178,7 @@ def container_config(spec: ImageSpec, network: str, labels: Mapping[str, str]) -
     return {
         "Image": spec.image,
         "Cmd": list(spec.command) or None,
+        "User": spec.user or "",
         "Env": [f"{key}={text}" for key, text in spec.env.items()],
         "Labels": dict(labels),
         "ExposedPorts": {port: {}},

@@ -45,6 +45,9 @@ class Aleph:
         """Lay a program's message out as a folder."""
         return manifest.pack(source, target)
 
+    def order(self, source: Path) -> None:
+        """Know no file that asks for a job."""
+
     def accept(self, app: App, spec: JobSpec) -> JobSpec:
         """Take a request such as `GET /path`, or a message that nobody needs to have published, for one call.
 

@@ -53,6 +53,9 @@ class Infernet:
         """Lay out a `config.json`, the address of a container or an image as an app's folder."""
         return manifest.pack(source, target)
 
+    def order(self, source: Path) -> None:
+        """Know no file that asks for a job."""
+
     def accept(self, app: App, spec: JobSpec) -> JobSpec:
         """Take a whole request (`containers` and `data`), or else all parameters as the data of the only container.
 

@@ -35,6 +35,9 @@ class InfraX:
         """Say that there are no other forms of an InfraX app than a folder or an archive of one."""
         return None
 
+    def order(self, source: Path) -> None:
+        """Know no file that asks for a job."""
+
     def accept(self, app: App, spec: JobSpec) -> JobSpec:
         """Check the arguments, put them over the app's defaults, and apply `time_to_give_up` and `[limits]`.
 

@@ -1,0 +1,1 @@
+"""Files of tasks: where they are, how they pass between apps that trust nobody, and how results leave."""

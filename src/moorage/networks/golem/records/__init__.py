@@ -1,0 +1,1 @@
+"""What the node remembers of Golem tasks: the network's own SQLite file."""
